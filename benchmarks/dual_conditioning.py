@@ -29,7 +29,7 @@ from prophet_gym.prophet import SmallConfig, SmallProphet, small_transformer
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.train._autoencoder import encode_episodes
 from prophet_gym.train._dynamics import Rehearsal, train_transformer
-from prophet_gym.train._fit import FitConfig, on_device
+from prophet_gym.train._fit import FitConfig
 
 ARMS: dict[str, dict[str, Any]] = {
     "both": {},
@@ -99,11 +99,11 @@ def train(base: SmallProphet, data: LatentEpisodes, arm: str, args: Args) -> Sma
     assert isinstance(base.config, SmallConfig)
     assert base.tracker is not None
     torch.manual_seed(0)
-    transformer = on_device(small_transformer(**ARMS[arm]), torch.device(args.device))
+    transformer = small_transformer(**ARMS[arm]).to(torch.device(args.device))
     schedule = FitConfig(args.steps, learning_rate=1e-3, ema=0.995)
     rehearsal = Rehearsal(args.rows, chunks=2, single_until=0.7)
     average = train_transformer(transformer, base.tracker, data, base.config, args.out / arm, schedule, rehearsal)
-    return SmallProphet(on_device(average, torch.device("cpu")), base.autoencoder, base.tracker, replace(base.config))
+    return SmallProphet(average.to(torch.device("cpu")), base.autoencoder, base.tracker, replace(base.config))
 
 
 def score(prophet: SmallProphet, arm: str, args: Args) -> None:

@@ -42,11 +42,17 @@ class HeldOutOptions(Arguments):
 
     def read(self, checkpoint: Any, look: str | None = None) -> tuple[list[Any], dict[str, Any]]:
         """Return the episodes, recorded where they are missing, and what their recording says of itself."""
-        from prophet_gym.data._recording import read_meta
-        from prophet_gym.evaluation._episodes import held_out_episodes
+        from prophet_gym.data._recording import list_episodes, read_episode, read_meta
+        from prophet_gym.evaluation._open_loop import record_official
 
-        paths, episodes = held_out_episodes(
-            checkpoint, self.data, self.episodes, look=look, workers=self.workers, without=self.without
-        )
+        if self.data is None:
+            paths = record_official(checkpoint, self.episodes, look=look, workers=self.workers)
+        else:
+            paths = list_episodes(self.data, evaluating=True, without=self.without)[: self.episodes]
+        if not paths:
+            raise ValueError(
+                f"{self.data} holds no complete episode; make some with `prophet collect --out {self.data}`"
+            )
         meta = read_meta(paths[0].parents[1], needs=("suite", "look"))
+        episodes = [read_episode(path) for path in paths]
         return episodes, {"suite": meta["suite"], "look": meta["look"], "starts": meta.get("starts", "random")}

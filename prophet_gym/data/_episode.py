@@ -41,11 +41,6 @@ class Simulation:
     seed: int
     look: str
 
-    def cut(self, frames: int) -> "Simulation":
-        """Return the part that belongs to the first so many frames."""
-        per_frame = ("gripper_position", "gripper_quaternion", "gripper_opening", "object_positions", "success")
-        return replace(self, **{name: getattr(self, name)[:frames] for name in per_frame})
-
 
 @dataclass(frozen=True)
 class Episode:
@@ -116,12 +111,11 @@ class Episode:
 
     def cut(self, steps: int) -> "Episode":
         """Return its first so many actions, with their frames."""
-        return replace(
-            self,
-            actions=self.actions[:steps],
-            tools=None if self.tools is None else self.tools[: steps + 1],
-            simulation=None if self.simulation is None else self.simulation.cut(steps + 1),
-        )
+        tools, simulation = None if self.tools is None else self.tools[: steps + 1], self.simulation
+        if simulation is not None:
+            per_frame = ("gripper_position", "gripper_quaternion", "gripper_opening", "object_positions", "success")
+            simulation = replace(simulation, **{name: getattr(simulation, name)[: steps + 1] for name in per_frame})
+        return replace(self, actions=self.actions[:steps], tools=tools, simulation=simulation)
 
     @property
     def sim(self) -> Simulation:

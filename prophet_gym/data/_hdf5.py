@@ -23,13 +23,6 @@ from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, finite, upright
 from prophet_gym.errors import ProphetError
 
-try:
-    import h5py
-except ImportError as error:
-    raise ImportError(
-        "these demonstrations are HDF5 files; install h5py: pip install 'prophet-gym[data]'", name=error.name
-    ) from error
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -184,6 +177,11 @@ def _read(demo: _Demo, layout: Layout, start: int, stop: int) -> UInt8[np.ndarra
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """Open the file for one read: an HDF5 handle must not cross into another process, so none is kept."""
+    try:
+        import h5py
+    except ImportError as error:
+        told = "these demonstrations are HDF5 files; install h5py: pip install 'prophet-gym[data]'"
+        raise ImportError(told, name=error.name) from error
     refuse_pointer(path)
     # HDF5 reads a part of a file when it is asked for: damage shows anywhere, as any of h5py's errors.
     try:
@@ -209,7 +207,7 @@ def _keys(path: Path, stored: Any, split: str | None) -> list[str]:
         if split not in splits:
             raise unknown_option("split", split, splits)
         mask = stored["mask"][split]
-        found = mask[()] if isinstance(mask, h5py.Dataset) and mask.ndim == 1 else []
+        found = mask[()] if _ndim(mask) == 1 else []
         names = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found]
         absent = [name for name in names if name not in stored["data"]]
         if absent or not names or len(set(names)) < len(names):
@@ -228,21 +226,21 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
     """
     name = f"{key} of {path}"
     with _open(path) as stored:
-        demo: Any = stored["data"][key]
-        stored_actions: Any = demo.get("actions") if isinstance(demo, h5py.Group) else None
-        if not isinstance(stored_actions, h5py.Dataset):
+        demo = stored["data"][key]
+        stored_actions: Any = demo.get("actions") if isinstance(demo, Mapping) else None
+        if not _ndim(stored_actions):
             raise ValueError(f"{name} has no actions, so it is no demonstration; leave it out: without=[{called!r}]")
-        obs: Any = demo.get("obs")
-        if not isinstance(obs, h5py.Group):
+        obs = demo.get("obs")
+        if not isinstance(obs, Mapping):
             raise ValueError(
                 f"{name} has no images (no group obs), only states; run robomimic's dataset_states_to_obs.py"
             )
         if layout.camera not in obs:
             raise unknown_option("camera", layout.camera, [each for each, data in obs.items() if _ndim(data) == 4])
-        images: Any = obs[layout.camera]
+        images = obs[layout.camera]
         shape, actions = getattr(images, "shape", ()), stored_actions.shape
         require_image_type(f"{layout.camera} of {name}", getattr(images, "dtype", np.dtype("O")), shape)
-        if len(shape) != 4 or not actions:
+        if len(shape) != 4:
             raise ValueError(f"{layout.camera} of {name} must be frames (steps, height, width, 3), is {shape}")
     if shape[0] != actions[0]:
         raise ValueError(f"{name} must have as many frames as actions, has {shape[0]} and {actions[0]}; leave it out")

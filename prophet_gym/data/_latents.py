@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from prophet_gym._io.files import read_npz
 from prophet_gym.data._episode import Episode
 from prophet_gym.data._windows import Windows, _gripper_states, _past_indices
 from prophet_gym.embodiments import get_embodiment
+
+_STORED = ("latents", "commands", "gripper", "starts")
+"""The fields in their order, as a file names them."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,15 @@ class LatentEpisodes:
     def save(self, path: str | os.PathLike) -> None:
         """Write one uncompressed npz."""
         with atomic_file(path) as temporary:
-            np.savez(temporary, **{_stored(field.name): getattr(self, field.name) for field in fields(self)})
+            np.savez(temporary, **dict(zip(_STORED, vars(self).values(), strict=True)))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LatentEpisodes":
         """Read what `save` wrote."""
-        names = {_stored(field.name): field.name for field in fields(cls)}
         # Uncompressed, so the arrays cannot be larger than the file.
-        values = read_npz(path, list(names), limit=Path(path).stat().st_size if Path(path).exists() else 0)
+        values = read_npz(path, _STORED, limit=Path(path).stat().st_size if Path(path).exists() else 0)
         _require_latents(path, values)
-        return cls(**{names[key]: array for key, array in values.items()})
+        return cls(*(values[name] for name in _STORED))
 
     @classmethod
     def join(cls, latents: Sequence[np.ndarray], episodes: Sequence[Episode]) -> "LatentEpisodes":
@@ -96,11 +98,6 @@ class LatentEpisodes:
             past_actions=tensor(led),
             gripper=tensor(self.gripper[after]),
         )
-
-
-def _stored(name: str) -> str:
-    """Return a field's key in the file, where actions are called commands."""
-    return "commands" if name == "actions" else name
 
 
 def _require_latents(path: str | os.PathLike, values: Mapping[str, np.ndarray]) -> None:

@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
@@ -26,14 +25,6 @@ from prophet_gym._io.files import read_json, read_json_lines, refuse_pointer
 from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, finite, upright
 from prophet_gym.data._video import WITHIN, decode_frames, frame_times
-
-try:
-    import pyarrow as pa
-    from pyarrow import parquet
-except ImportError as error:
-    raise ImportError(
-        "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'", name=error.name
-    ) from error
 
 INFO = "meta/info.json"
 _FIELD = re.compile(r"\{([^{}:]*)(?::(0?\d{1,2})d?)?\}")
@@ -178,7 +169,7 @@ class LeRobotSource:
         )
 
 
-def _column(table: pa.Table, column: str, name: str) -> Float64[np.ndarray, "f n"]:
+def _column(table: Any, column: str, name: str) -> Float64[np.ndarray, "f n"]:
     """Return a column's numbers, as many in each row."""
     try:
         values = np.asarray(table[column].to_pylist())
@@ -218,6 +209,8 @@ def _read_stored(entry: _Entry, camera: str, orient: str, start: int, stop: int)
 
 def _decoded(cell: Any) -> UInt8[np.ndarray, "h w 3"] | None:
     """Return a cell's image; None if it holds no image."""
+    import cv2  # not installed where a network is trained on latents alone
+
     content = cell.get("bytes") if isinstance(cell, dict) else None
     if not isinstance(content, bytes) or not content:
         return None
@@ -287,26 +280,17 @@ def _read_index(
         raise ValueError(f"{path} must list the {stated} episodes that {INFO} states, lists {len(numbers)}; fetch it")
     # Chosen before anything of an entry is read: a damaged episode can be left out.
     kept = _choose(str(root), numbers, episodes, without)
-    read = _entry_v3 if third else _entry_v2
-    entries = [read(root, info, found[number], video_key) for number in kept]
+    entries = [_read_entry(root, info, found[number], video_key) for number in kept]
     if third and video_key:
         _require_apart(entries, float(info["fps"]))
         ends: dict[Path | None, float] = defaultdict(float)
         for line in found.values():
             # Episodes that are not read count, too, unless they are damaged.
             with suppress(ValueError):
-                entry = _entry_v3(root, info, line, video_key)
+                entry = _read_entry(root, info, line, video_key)
                 ends[entry.video] = max(ends[entry.video], entry.offset + entry.rows / info["fps"])
         entries = [replace(entry, video_ends=ends[entry.video]) for entry in entries]
     return entries, numbers
-
-
-def _entry_v2(root: Path, info: Mapping[str, Any], line: _Line, video_key: str | None) -> _Entry:
-    number = line.whole("episode_index")
-    chunk = number // _Line(info, str(root / INFO)).whole("chunks_size", least=1)
-    place = {"episode_chunk": chunk, "episode_index": number}
-    video = None if video_key is None else _place(root, info, "video_path", {"video_key": video_key, **place})
-    return _Entry(number, line.whole("length"), line.tasks(), _place(root, info, "data_path", place), video)
 
 
 def _lines_v3(folder: Path, video_key: str | None) -> Iterator[_Line]:
@@ -317,21 +301,30 @@ def _lines_v3(folder: Path, video_key: str | None) -> Iterator[_Line]:
     if not paths:
         raise FileNotFoundError(f"{folder} must hold chunk-*/file-*.parquet; fetch the data set again")
     for path in paths:
-        with _whole(path):
+        with _whole(path) as parquet:
             names = parquet.read_schema(path).names
             columns = [name for name in needed if name in names]
             rows = parquet.read_table(path, columns=columns, use_threads=False).to_pylist()
         yield from (_Line(row, str(path)) for row in rows)
 
 
-def _entry_v3(root: Path, info: Mapping[str, Any], line: _Line, video_key: str | None) -> _Entry:
-    place = {"chunk_index": line.whole("data/chunk_index"), "file_index": line.whole("data/file_index")}
-    data = _place(root, info, "data_path", place)
-    entry = _Entry(line.whole("episode_index"), line.whole("length"), line.tasks(), data, video=None)
+def _read_entry(root: Path, info: Mapping[str, Any], line: _Line, video_key: str | None) -> _Entry:
+    third = str(info["codebase_version"]).startswith("v3")
+    number, own = line.whole("episode_index"), f"videos/{video_key}/"
+
+    def place(prefix: str) -> dict[str, int]:
+        if third:
+            return {name: line.whole(prefix + name) for name in ("chunk_index", "file_index")}
+        chunk = number // _Line(info, str(root / INFO)).whole("chunks_size", least=1)
+        return {"episode_chunk": chunk, "episode_index": number}
+
+    data = _place(root, info, "data_path", place("data/"))
+    entry = _Entry(number, line.whole("length"), line.tasks(), data, video=None)
     if video_key is None:
         return entry
-    own = f"videos/{video_key}/"
-    place = {"chunk_index": line.whole(f"{own}chunk_index"), "file_index": line.whole(f"{own}file_index")}
+    video = _place(root, info, "video_path", {"video_key": video_key, **place(own)})
+    if not third:
+        return replace(entry, video=video)
     offset = line.seconds(f"{own}from_timestamp")
     stated = f"{own}to_timestamp" in line.values
     until = line.seconds(f"{own}to_timestamp") if stated else offset + entry.rows / info["fps"]
@@ -341,7 +334,6 @@ def _entry_v3(root: Path, info: Mapping[str, Any], line: _Line, video_key: str |
             f"to_timestamp {until:.4f} s of {video_key} leave room for {(until - offset) * info['fps']:.3g}; leave "
             "this episode out or convert the data set again"
         )
-    video = _place(root, info, "video_path", {"video_key": video_key, **place})
     return replace(entry, video=video, offset=offset, until=until)
 
 
@@ -375,20 +367,25 @@ def _place(root: Path, info: Mapping[str, Any], key: str, values: Mapping[str, i
 
 
 @contextmanager
-def _whole(path: Path, needs: str = "") -> Iterator[None]:
-    """Raise ValueError where a file cannot be read; a damaged one may fail in any of arrow's ways."""
+def _whole(path: Path, needs: str = "") -> Iterator[Any]:
+    """Give what reads parquet; ValueError where it cannot: a damaged file may fail in any of arrow's ways."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        told = "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'"
+        raise ImportError(told, name=error.name) from error
     refuse_pointer(path)
     try:
-        yield
+        yield parquet
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{path} must be a whole parquet file{needs}; fetch it again ({reason})") from error
 
 
-def _read_rows(path: Path, episode: int, columns: Iterable[str]) -> pa.Table:
+def _read_rows(path: Path, episode: int, columns: Iterable[str]) -> Any:
     """Read columns of one episode's rows."""
     names = list(columns)
     if not path.exists():
         raise FileNotFoundError(f"the data set's index names {path}, which is not there; fetch the data set again")
-    with _whole(path, f" with {', '.join(names)}"):
+    with _whole(path, f" with {', '.join(names)}") as parquet:
         return parquet.read_table(path, columns=names, filters=[("episode_index", "==", episode)], use_threads=False)

@@ -6,17 +6,19 @@ from typing import Any
 
 from prophet_gym._checks import unknown_option
 from prophet_gym.data._episode import EpisodeSource
+from prophet_gym.data._hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
+from prophet_gym.data._lerobot import LeRobotSource
 from prophet_gym.data._reading import ToolReading, load_cameras
 from prophet_gym.data._recording import META, RecordingSource
 from prophet_gym.data._windows import MixtureEntry, ToPlan
 
-HDF5_KINDS = ("libero", "libero_regenerated", "robomimic")
+LAYOUTS = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}
 CHOICE = ("episodes", "without")
 TOOLS = ("state", "numbers", "open", "closed")
 OPTIONS = {
     "recording": CHOICE,
     "lerobot": ("camera", "action", "orient", "tolerance", *CHOICE, *TOOLS, "calibration"),
-    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", *CHOICE, *TOOLS, "calibration")),
+    **dict.fromkeys(LAYOUTS, ("split", "instruction", "fps", *CHOICE, *TOOLS, "calibration")),
 }
 """What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `TOOLS`,
 which become a `ToolReading`."""
@@ -83,7 +85,7 @@ def _kind(path: Path) -> str:
         return "lerobot"
     raise ValueError(
         f"{path} is neither a recording of ours ({META}) nor a LeRobot data set (meta/info.json); "
-        f"for HDF5 files say who wrote them: {path},kind=" + "|".join(HDF5_KINDS)
+        f"for HDF5 files say who wrote them: {path},kind=" + "|".join(LAYOUTS)
     )
 
 
@@ -98,12 +100,7 @@ def _open(path: Path, kind: str, options: dict[str, Any]) -> EpisodeSource:
     if tools:
         options["tools"] = ToolReading(tools.pop("state"), **tools)
     if kind == "lerobot":
-        from prophet_gym.data._lerobot import LeRobotSource
-
         if "camera" not in options:
             raise ValueError(f"say which camera to read: {path},camera=observation.images.NAME")
         return LeRobotSource(path, **options)
-    from prophet_gym.data._hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
-
-    layouts = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}
-    return Hdf5Source(path, layouts[kind], **options)
+    return Hdf5Source(path, LAYOUTS[kind], **options)

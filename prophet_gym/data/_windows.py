@@ -123,6 +123,7 @@ class WindowDataset(Dataset[Windows]):
         if not given or any(given) != all(given):
             raise ValueError("give every data set of a mixture a weight or none of them, and at least one data set")
         self.ends: list[np.ndarray] = []
+        self.counts: list[int] = []
         for number, entry in enumerate(self.entries):
             lengths = np.array([entry.source.steps(index) for index in range(len(entry.source))], dtype=np.int64)
             # Each episode has a window for each frame with `shape.steps` actions left.
@@ -130,53 +131,38 @@ class WindowDataset(Dataset[Windows]):
             if not self.ends[-1].any():
                 name = f"data set {number}, a {type(entry.source).__name__},"
                 raise ValueError(f"{name} has no episode of {shape.steps} steps; leave it out or make windows shorter")
+            self.counts.append(int(self.ends[-1][-1]))
 
     def __len__(self) -> int:
         return sum(self.counts)
 
-    @property
-    def counts(self) -> list[int]:
-        """Return how many windows each data set has."""
-        return [int(ends[-1]) for ends in self.ends]
-
-    @property
-    def weights(self) -> list[float]:
-        """Return the weight of each data set: its own, or its number of windows."""
-        pairs = zip(self.entries, self.counts, strict=True)
-        return [float(count if entry.weight is None else entry.weight) for entry, count in pairs]
-
     def __getitem__(self, index: tuple[int, int]) -> Windows:
         """Decode one window, a batch of one."""
         number, window = index
-        entry, ends = self.entries[number], self.ends[number]
+        entry, ends, shape = self.entries[number], self.ends[number], self.shape
         episode = int(np.searchsorted(ends, window, side="right"))
         current = window - (int(ends[episode - 1]) if episode else 0)
-        return _cut_window(entry, episode, current, self.shape)
-
-
-def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowShape) -> Windows:
-    """Decode the window around frame `current` of an episode, a batch of one."""
-    found, steps = entry.source.episode(episode), entry.source.steps(episode)
-    if len(found) != steps:
-        raise ValueError(f"{found.name} must have the {steps} actions that its index states, has {len(found)}")
-    # One call decodes past and future together: finding the place in a video costs more than the frames.
-    first = max(current - shape.history, 0)
-    frames = torch.from_numpy(_resized(found.frames(first, current + shape.steps + 1), shape.size))
-    past = _past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
-    true_tools = None if found.tools is None else found.tools[current : current + shape.steps + 1]
-    actions, tools = entry.plan(found.actions[current : current + shape.steps], true_tools)
-    return Windows(
-        past=frames[past][None],
-        future=frames[None, current - first + 1 :],
-        actions=torch.from_numpy(actions)[None],
-        past_actions=torch.zeros(1, 0, actions.shape[1]),
-        gripper=torch.from_numpy(_gripper_states(found)[current : current + shape.steps + 1])[None],
-        tools=(None if tools is None else torch.from_numpy(tools),),
-        cameras=(None if found.camera is None else torch.from_numpy(found.camera).float(),),
-        instructions=(found.instruction,),
-        robots=(found.robot,),
-        fps=torch.tensor([found.fps]),
-    )
+        found, steps = entry.source.episode(episode), entry.source.steps(episode)
+        if len(found) != steps:
+            raise ValueError(f"{found.name} must have the {steps} actions that its index states, has {len(found)}")
+        # One call decodes past and future together: finding the place in a video costs more than the frames.
+        first, end = max(current - shape.history, 0), current + shape.steps + 1
+        frames = torch.from_numpy(_resized(found.frames(first, end), shape.size))
+        past = _past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
+        true_tools = None if found.tools is None else found.tools[current:end]
+        actions, tools = entry.plan(found.actions[current : end - 1], true_tools)
+        return Windows(
+            past=frames[past][None],
+            future=frames[None, current - first + 1 :],
+            actions=torch.from_numpy(actions)[None],
+            past_actions=torch.zeros(1, 0, actions.shape[1]),
+            gripper=torch.from_numpy(_gripper_states(found)[current:end])[None],
+            tools=(None if tools is None else torch.from_numpy(tools),),
+            cameras=(None if found.camera is None else torch.from_numpy(found.camera).float(),),
+            instructions=(found.instruction,),
+            robots=(found.robot,),
+            fps=torch.tensor([found.fps]),
+        )
 
 
 def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "f h2 w2 3"]:
@@ -258,7 +244,9 @@ class WindowLoader:
             raise ValueError(f"rows must be at least 1 and rank in 0..ranks - 1, got {rows=}, {rank=}, {ranks=}")
         self.windows, self.rows, self.seed = windows, rows, seed
         self.rank, self.ranks, self.workers = rank, ranks, workers
-        self.shares = quotas(windows.weights, len(windows))
+        weighted = zip(windows.entries, windows.counts, strict=True)
+        weights = [float(count if entry.weight is None else entry.weight) for entry, count in weighted]
+        self.shares = quotas(weights, len(windows))
         self.read = 0
 
     def __iter__(self) -> Iterator[Windows]:

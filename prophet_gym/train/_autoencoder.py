@@ -15,7 +15,7 @@ from prophet_gym._io.networks import load_part, save_network
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import read_episode
 from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
-from prophet_gym.train._fit import FitConfig, Loss, fit, on_device
+from prophet_gym.train._fit import FitConfig, Loss, fit
 
 _CROP, _CELL = 64, 8
 """Pixels across and down of a crop, and of a latent's cell, on whose grid crops lie."""
@@ -116,7 +116,7 @@ def train_autoencoder(
     """Train on `rows` crops a step; the averaged model, its normalisation measured, goes to `folder/autoencoder`."""
     footage = load_footage(paths, stride=3)
     torch.manual_seed(0)
-    model = on_device(FrameAutoencoder(), device)
+    model = FrameAutoencoder().to(device)
     config = FitConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
     fit(model, _crop_loss(footage, rows), config, folder, name="autoencoder")
     # A thousand frames are enough for four means; the normalisation is measured once and kept in the config.
@@ -135,7 +135,7 @@ def tune_decoder(
 ) -> FrameAutoencoder:
     """Train the decoder of `folder/autoencoder` further; latents, and what was trained on them, stay valid."""
     footage = load_footage(paths, stride=3)
-    model = on_device(load_part(FrameAutoencoder, folder / "autoencoder"), device).train()
+    model = load_part(FrameAutoencoder, folder / "autoencoder").to(device).train()
     model.encoder.requires_grad_(requires_grad=False)
     config = FitConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
     fit(model, _crop_loss(footage, rows), config, folder, name="decoder")

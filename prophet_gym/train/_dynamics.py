@@ -18,7 +18,7 @@ from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, tracker_loss
 from prophet_gym.prophet._training import flow_loss
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.train._fit import FitConfig, fit, on_device
+from prophet_gym.train._fit import FitConfig, fit
 
 _WINDOW = 7  # samples across and down that a new tracker sees around the gripper
 _SHAKE = (0.005, 0.005, 0.005, 0.02)
@@ -135,7 +135,8 @@ def train_tracker(
 ) -> GripperTracker:
     """Train a tracker, or `base` further, on `rows` real windows a step; the result goes to `folder/tracker`."""
     torch.manual_seed(0)
-    tracker = on_device(new_tracker(data, config, base), device)
+    tracker = new_tracker(data, config, base)
+    tracker.to(device)
     shake, camera = torch.tensor(_SHAKE), torch.tensor(config.camera).to(device)
 
     def loss(tracker: GripperTracker, _step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -218,7 +219,7 @@ def train_transformer(
     rehearsal: Rehearsal,
 ) -> ProphetTransformer3DModel:
     """Train on single chunks first, then on dreams that continue from step to step; return the averaged model."""
-    tracker = on_device(tracker, transformer.device).eval().requires_grad_(requires_grad=False)
+    tracker.to(transformer.device).eval().requires_grad_(requires_grad=False)
     carried = _Carried(tracker.device)
 
     def loss(transformer: Any, index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from prophet_gym.train._states import States
+from prophet_gym.train._run_folder import States
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -142,12 +142,6 @@ def fit(
         states.save(done, time.monotonic() - began, keep=config.keep)
     if run.average is not None:
         run.average.copy_to(run.trained.values())
-    return model
-
-
-def on_device(model: Model, device: torch.device) -> Model:
-    """Move a model and return it, whatever class of diffusers it is."""
-    nn.Module.to(model, device)
     return model
 
 

@@ -38,9 +38,6 @@ class Draws:
     noise: Float[Tensor, "b n c t h w"]
     dream_noise: Float[Tensor, "b n1 c t h w"]
 
-    def to(self, device: torch.device) -> "Draws":
-        return Draws(*(values.to(device) for values in vars(self).values()))
-
 
 @dataclass(frozen=True)
 class ToolVideos:
@@ -246,7 +243,8 @@ def train_full(
         height, width = batch.future.shape[2:4]
         slots = batch.actions.shape[1] // batching.chunks // FRAMES_PER_LATENT
         shape = (channels, slots, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
-        draws = draw(places, batching.chunks, shape, seed=config.seed).to(device)
+        drawn = vars(draw(places, batching.chunks, shape, seed=config.seed))
+        draws = Draws(**{name: values.to(device) for name, values in drawn.items()})
         images = draw_batch(batch, device) if draw_tools else None
         return model(batch.to(device), draws, images), {}
 

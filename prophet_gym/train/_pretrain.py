@@ -33,8 +33,7 @@ from prophet_gym.prophet import Prophet
 from prophet_gym.prophet._action_frames import plan
 from prophet_gym.train._fit import FitConfig
 from prophet_gym.train._full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
-from prophet_gym.train._run_folder import begin_run, run_lock
-from prophet_gym.train._states import steps_done
+from prophet_gym.train._run_folder import begin_run, run_lock, steps_done
 
 Actions = Float32[np.ndarray, "k a"]
 ModelActions = Float32[np.ndarray, "k m"]

@@ -44,9 +44,8 @@ from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.specs import InitialState
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
-from prophet_gym.train._fit import FitConfig, on_device
-from prophet_gym.train._run_folder import begin_run, counted, run_lock
-from prophet_gym.train._states import read_average, steps_done
+from prophet_gym.train._fit import FitConfig
+from prophet_gym.train._run_folder import begin_run, counted, read_average, run_lock, steps_done
 
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
 _STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint")
@@ -169,7 +168,7 @@ class _Training:
         tune_decoder(self._recorded(), self.args.out, steps=self.args.decoder_steps, device=self.device)
 
     def latents(self) -> None:
-        autoencoder = on_device(self._part(FrameAutoencoder, "autoencoder"), self.device)
+        autoencoder = self._part(FrameAutoencoder, "autoencoder").to(self.device)
         encode_episodes(self._recorded(), autoencoder).save(self.args.out / "latents.npz")
 
     def tracker(self) -> None:
@@ -181,7 +180,8 @@ class _Training:
     def transformer(self) -> None:
         args, config = self.args, self._config()
         torch.manual_seed(0)
-        transformer = on_device(self._untrained(config), self.device).train()
+        transformer = self._untrained(config)
+        transformer.to(self.device).train()
         data, tracker = LatentEpisodes.load(args.out / "latents.npz"), self._part(GripperTracker, "tracker")
         schedule = FitConfig(args.steps, args.learning_rate, warmup=args.warmup, ema=args.ema, minutes=args.minutes)
         rehearsal = Rehearsal(args.batch_size, args.chunks, args.single_until)

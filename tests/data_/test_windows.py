@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prophet_gym.data import Episode, Hdf5Source, LeRobotSource
-from prophet_gym.data._windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape, _cut_window
+from prophet_gym.data._windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape
 
 from .conftest import CAMERA, level
 
@@ -140,7 +140,7 @@ def test_clips_of_a_file_are_resized(lerobot):
 
 def test_commands_become_the_models_numbers(mixture):
     double = MixtureEntry(mixture[0].source, plan=lambda actions, tools: (2 * actions, tools))
-    assert _cut_window(double, 0, 6, SHAPE).actions[0, :, 0].tolist() == [12, 14, 16, 18]
+    assert WindowDataset([double], SHAPE)[0, 6].actions[0, :, 0].tolist() == [12, 14, 16, 18]
 
 
 def test_what_does_not_fit_is_refused(mixture):

@@ -12,7 +12,7 @@ from prophet_gym.rewards._classifier import SuccessHeadConfig
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
 from prophet_gym.train._fit import CosineConfig, FitConfig
-from prophet_gym.train._success import train_success_head
+from prophet_gym.train._reward import train_success_head
 
 from .test_success import labelled
 

@@ -69,11 +69,10 @@ def test_the_full_prophet(official):
         read_mixture_entry(str(official), {"given": as_given})
 
 
-@pytest.mark.parametrize("dreams", [False, True])
-def test_cloning(official, random, tmp_path, dreams):
-    data = {"data": (random,), "dreams": (official,)} if dreams else {"data": (random, official)}
+def test_cloning(official, random, tmp_path):
+    data = (random, official)
     with refused():
-        sft.main(sft.Args(policy="small", env="Prophet-LIBERO-v0", out=tmp_path / "out", modes=(), **data))
+        sft.main(sft.Args(policy="small", env="Prophet-LIBERO-v0", out=tmp_path / "out", modes=(), data=data))
     assert nothing_made(tmp_path / "out")
 
 

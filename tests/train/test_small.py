@@ -16,9 +16,8 @@ from prophet_gym.prophet import Prophet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.rewards import SuccessHead
 from prophet_gym.train._autoencoder import load_footage, tune_decoder
-from prophet_gym.train._run_folder import run_lock
+from prophet_gym.train._run_folder import run_lock, steps_done
 from prophet_gym.train._small import Args, main
-from prophet_gym.train._states import steps_done
 
 
 def recipe(data, folder, **changes):

@@ -12,7 +12,7 @@ from prophet_gym.data._episode import LabelledVideo
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train import _reward as reward
 from prophet_gym.train._fit import CosineConfig
-from prophet_gym.train._success import (
+from prophet_gym.train._reward import (
     augment,
     auroc,
     choose_threshold,
