@@ -13,7 +13,7 @@ LAYERS = [
     {"_checks"},
     {"estimates", "specs", "_io", "_arguments"},
     {"world_model"},
-    {"_batches", "_engine"},
+    {"_batches"},
     {"embodiments", "rewards", "envs"},
     {"data"},
     {"prophet", "sims", "testing"},

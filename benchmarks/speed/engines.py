@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.harness import matmul_peak, recorded
-from prophet_gym._engine import make_engine
+from prophet_gym._io.engine import make_engine
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.prophet._transformer import Conditions, predict_velocity
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from prophet_gym._batches import batch_size
 from prophet_gym._checks import shown
-from prophet_gym._engine import Run, make_engine
 from prophet_gym._io.atomic import atomic_directory, read_whole
 from prophet_gym._io.companions import CARD, card, carry_companions, is_ours
 from prophet_gym._io.configs import config_of, keys_of
+from prophet_gym._io.engine import Run, make_engine
 from prophet_gym._io.header import CLASS, CONFIG, Header, read_header, write_header
 from prophet_gym._io.hub import push_folder, resolve
 from prophet_gym._io.lora import load_lora, merge_lora

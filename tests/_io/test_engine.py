@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym import _engine
-from prophet_gym._engine import OpenVino, make_engine
+from prophet_gym._io import engine as _engine
+from prophet_gym._io.engine import OpenVino, make_engine
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.prophet import tiny_full_prophet, tiny_prophet
