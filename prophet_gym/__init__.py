@@ -5,7 +5,7 @@ import os
 from prophet_gym._registration import register_ids
 
 # Read when torch is loaded. Threads that spin at barriers take the core that another process, or the very thread they
-# wait for, needs: beside one busy core a dream would be twenty times slower (docs/speed.md).
+# wait for, needs (docs/speed.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 register_ids()
 

@@ -4,7 +4,7 @@
 
 Each measurement is a process of its own, started in a checkout of its commit; commits take turns, and what is compared
 is their ratio in this run. Steps are those of the bundled model with its success head, without a horizon, under random
-actions. `--beside 1` keeps a core busy with something else.
+actions. `--beside 1` keeps a core busy with something else, beside which this checkout alone is measured.
 """
 
 import json
@@ -105,7 +105,9 @@ def run(tree: Path, rows: int, seconds: float, options: str, out: Path) -> dict[
 
 
 def compared(before: list[dict[str, np.ndarray]], now: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Return how long both take, their ratio, and how far their dreams lie apart."""
+    """Return how long both take, their ratio, and how far their dreams lie apart; without `before`, the time alone."""
+    if not before:
+        return {"now_ms": round(statistics.median(1000 * float(np.median(each["times"])) for each in now), 1)}
     medians = [[1000 * float(np.median(each["times"])) for each in runs] for runs in (before, now)]
     images = [runs[0]["images"].astype(int) for runs in (before, now)]
     return {
@@ -126,6 +128,8 @@ def main(args: Args) -> None:
             runs: dict[Path, list[dict[str, np.ndarray]]] = {base: [], ROOT: []}
             for _ in range(args.rounds):
                 for tree, done in runs.items():
+                    if args.beside and tree == base:
+                        continue
                     with busy(args.beside):
                         options = "{}" if tree == base else args.options
                         done.append(run(tree, rows, args.seconds, options, Path(scratch) / "steps.npz"))

@@ -39,6 +39,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed": dream.speed,
     "speed-step": speed.step,
     "speed-beside": speed.beside,
+    "speed-learning": speed.learning,
     "speed-engines": speed.engines,
     "speed-curves": speed.curves,
     "checkpoint": dream.checkpoint,

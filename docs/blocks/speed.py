@@ -20,8 +20,11 @@ def step() -> str:
         for count, each in report.items()
         if count.isdigit()
     ]
-    header = ["sub-environments", f"ms at {report['base']}", "ms now", "ratio", "largest difference, grey levels"]
-    return f"{markdown_table(header, rows)}\n\n`{report['command']}` on {where(report['machine'])}."
+    header = ["sub-environments", f"ms at {report['base']}", "ms now", "ratios of the rounds", "largest difference"]
+    return (
+        f"{markdown_table(header, rows)}\n\nRewards are the same; differences are those of images after four steps, in grey "
+        f"levels. `{report['command']}` at {report['commit'][:7]}, on {where(report['machine'])}."
+    )
 
 
 def beside() -> str:
@@ -32,15 +35,32 @@ def beside() -> str:
     rows = [
         [
             count,
-            f"{busy[count]['before_ms']:.0f}",
+            f"{idle[count]['now_ms']:.0f}",
             f"{busy[count]['now_ms']:.0f}",
             f"{idle[count]['now_ms'] / busy[count]['now_ms']:.2f}",
         ]
         for count in busy
         if count.isdigit() and count in idle
     ]
-    header = ["sub-environments", f"ms at {busy['base']}", "ms now", "part of the idle speed"]
+    header = ["sub-environments", "ms idle", "ms beside", "part of the idle speed"]
     return f"{markdown_table(header, rows)}\n\n`{busy['command']}` on {where(busy['machine'])}."
+
+
+def learning() -> str:
+    """Return what the env costs inside `prophrl train`, in dreams and in the simulator."""
+    report = load("speed/learning.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.learning`."
+    rows = [
+        [name, *(f"{report[world][f'seconds_{part}']:.2f}" for part in ("env", "rollout", "update"))]
+        for name, world in (("dream", "dream"), ("LIBERO, look `light`, once per chunk", "simulator"))
+    ]
+    header = ["s per 1,000 frames", "env", "rollouts, env included", "update"]
+    return (
+        f"{markdown_table(header, rows)}\n\nThe env of the dream takes "
+        f"{report['env_of_the_dream_by_the_simulators']:.2f} times as long as the simulator's: "
+        f"`{report['command']}` on {where(report['machine'])}."
+    )
 
 
 def engines() -> str:

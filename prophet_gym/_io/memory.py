@@ -9,13 +9,15 @@ _BLOCK, _KEPT = 1 << 26, 1 << 30
 
 @cache
 def reuse_memory() -> bool:
-    """Keep freed blocks of up to 64 MB, at most 1 GB, in place of giving them back; return whether that is possible.
+    """Keep freed blocks of up to 64 MB, about 1 GB in all, for this process; return whether that is possible.
 
-    A network allocates and frees the same activations at every call, and the system clears each page anew: a fifth of
-    the time of a dream, see docs/speed.md. Larger blocks, as weights, are given back as before.
+    A network allocates and frees the same activations at every call, and the system clears each page again, see
+    docs/speed.md. Larger blocks, such as weights, are given back as before.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _BLOCK) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+    # Older releases take 32 MB at most.
+    blocks = mallopt(_M_MMAP_THRESHOLD, _BLOCK) or mallopt(_M_MMAP_THRESHOLD, _BLOCK >> 1)
+    return bool(mallopt(_M_TRIM_THRESHOLD, _KEPT) and blocks)
