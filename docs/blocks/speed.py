@@ -22,8 +22,8 @@ def step() -> str:
     ]
     header = ["sub-environments", f"ms at {report['base']}", "ms now", "ratios of the rounds", "largest difference"]
     return (
-        f"{markdown_table(header, rows)}\n\nRewards are the same; differences are those of images after four steps, in grey "
-        f"levels. `{report['command']}` at {report['commit'][:7]}, on {where(report['machine'])}."
+        f"{markdown_table(header, rows)}\n\nRewards are the same; differences are those of images after four steps, in "
+        f"grey levels. `{report['command']}` at {report['commit'][:7]}, on {where(report['machine'])}."
     )
 
 
