@@ -156,7 +156,10 @@ class Checkpoint:
         if kind not in _DTYPES:
             raise unknown_option("dtype", dtype, _DTYPES)
         offload = require_flag("offload_autoencoder", offload)
-        return _world_model(self.folder, self.class_name, _device(device), kind, offload=offload, engine=engine)
+        device = _device(device)
+        if engine == "auto" and device != "cpu":  # one copy of the weights for both names
+            engine = "eager"
+        return _world_model(self.folder, self.class_name, device, kind, offload=offload, engine=engine)
 
     def initial_states(
         self, split: PathOrName = "train", suite: str | None = None, tasks: Tasks | None = None

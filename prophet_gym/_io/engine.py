@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prophet_gym._checks import unknown_option
-from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.atomic import atomic_directory, atomic_write
 from prophet_gym._io.cache import cache_dir
 from prophet_gym.errors import CacheError
 
@@ -28,39 +29,60 @@ _MODEL = "model.xml"
 _LARGEST = 10**8  # weights of a network that `auto` exports: a larger one would fill the cache and take minutes
 _EQUAL = 1e-3  # largest difference to PyTorch's output, whose standard deviation is about 1; float32's own is 3e-6
 _log = logging.getLogger(__name__)
+# The process that OpenVINO was first used in: its threads do not live on in a fork, and to wait for them there might
+# last for ever.
+_used_in: list[int] = []
 
 
 def make_engine(transformer: nn.Module, name: str) -> Run | None:
     """Return what runs a transformer in inference; None where it runs itself.
 
     Args:
-        transformer: The network; its weights may change later, which is slower and no less right.
+        transformer: The network; choose an engine again after its weights were changed.
         name: `eager`, `compiled` (torch.compile, a minute or more at the first call), `openvino` (on a CPU; exported at
             the first call and kept in the cache), or `auto`: the faster of `openvino` and `eager` where a network of at
             most 100 million weights is on a CPU and OpenVINO is installed, measured at the first call and remembered
             for this machine.
 
     Raises:
-        UnknownOptionError: There is no such engine, or OpenVINO is not installed.
+        UnknownOptionError: There is no such engine, OpenVINO is not installed, or it cannot run this network.
     """
     if name not in ENGINES:
         raise unknown_option("engine", name, ENGINES)
+    if name == "compiled":
+        return Compiled(transformer)
     installed = find_spec("openvino") is not None
+    weights = list(transformer.parameters())
+    fits = _plain(weights)
     if name == "openvino" and not installed:
         raise unknown_option("engine without OpenVINO (pip install 'prophet-gym[fast]')", name, ENGINES[:3])
-    if name == "compiled":
-        return torch.compile(transformer.forward, dynamic=False)
-    weights = list(transformer.parameters())
-    suits = weights[0].device.type == "cpu" and sum(each.numel() for each in weights) <= _LARGEST
-    if name == "openvino" or (name == "auto" and installed and suits):
+    if name == "openvino" and not fits:
+        raise unknown_option("engine of a network that is not on the CPU in float32", name, ENGINES[:3])
+    if name == "openvino" or (name == "auto" and installed and fits and sum(w.numel() for w in weights) <= _LARGEST):
         return OpenVino(transformer, measured=name == "auto")
     return None
+
+
+class Compiled:
+    """Run a transformer compiled by PyTorch; a copy compiles again, since its weights are others."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self._transformer, self._run = transformer, torch.compile(transformer.forward, dynamic=False)
+
+    def __call__(self, hidden_states: Tensor, timestep: Tensor, **conditions: Tensor | None) -> Tensor:
+        """Return the transformer's output."""
+        return self._run(hidden_states, timestep, **conditions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Compile again in a copy."""
+        return Compiled, (self._transformer,)
 
 
 class OpenVino:
     """Run a transformer by OpenVINO, and by PyTorch where OpenVINO cannot: on a GPU, or in another dtype than float32.
 
-    Weights that changed since the export are seen, and PyTorch runs them.
+    Weights that an optimizer or `load_state_dict` changed since are seen, and PyTorch runs them; what is written
+    through `parameter.data` is not seen.
 
     Args:
         transformer: Its batch is the first axis of every input.
@@ -72,9 +94,7 @@ class OpenVino:
         # Of the inputs that are given, by name and shape without the batch: there is one export for each.
         self._requests: dict[Any, Any] = {}
         self._lock = threading.Lock()
-        self._parameters = list(transformer.parameters())
-        self._weights = _versions(self._parameters)
-        self._process: int | None = None
+        self._weights = _versions(list(transformer.parameters()))
 
     def __call__(self, hidden_states: Tensor, timestep: Tensor, **conditions: Tensor | None) -> Tensor:
         """Return the transformer's output."""
@@ -92,11 +112,11 @@ class OpenVino:
             return _infer(request, tensors)
 
     def _can_run(self, tensors: list[Tensor]) -> bool:
-        # OpenVINO's threads do not live on in a forked process, and to wait for them there would last for ever.
-        forked = self._process not in (None, os.getpid())
-        changed = _versions(self._parameters) != self._weights
-        plain = all(t.device.type == "cpu" and t.dtype == torch.float32 and not t.requires_grad for t in tensors)
-        return plain and not (forked or changed)
+        if _used_in and _used_in[0] != os.getpid():
+            return False
+        weights = list(self._transformer.parameters())
+        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, *weights))
+        return _plain(tensors) and not learns and _versions(weights) == self._weights
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Begin again in a copy: what OpenVINO holds can be neither copied nor pickled."""
@@ -104,9 +124,19 @@ class OpenVino:
 
     def _prepare(self, hidden_states: Tensor, timestep: Tensor, given: dict[str, Tensor], layout: str) -> Any:
         """Return a request of the exported network; None where PyTorch is to run it."""
+        try:
+            return self._exported(hidden_states, timestep, given, layout)
+        except Exception as error:  # whatever an exporter or a compiler makes of a network that it does not know
+            why = f"OpenVINO cannot run the transformer ({type(error).__name__}: {error})"
+            if not self._measured:
+                raise RuntimeError(f"{why}; use engine='eager'") from error
+            _log.warning("%s: PyTorch does", why)
+            return None
+
+    def _exported(self, hidden_states: Tensor, timestep: Tensor, given: dict[str, Tensor], layout: str) -> Any:
         import openvino as ov
 
-        self._process = os.getpid()
+        _used_in[:] = [os.getpid()]
         folder = cache_dir() / "engines" / self._key(layout)
         core = ov.Core()
         options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
@@ -138,9 +168,14 @@ class OpenVino:
         return digest.hexdigest()[:24]
 
 
-def _versions(parameters: list[nn.Parameter]) -> list[tuple[int, int]]:
+def _plain(tensors: list[Any]) -> bool:
+    """Return whether OpenVINO takes these tensors: on the CPU and in float32."""
+    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+
+
+def _versions(weights: list[Any]) -> list[tuple[int, int]]:
     """Return where the weights are, and how often each was written to."""
-    return [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+    return [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
 
 
 def _export(network: nn.Module, hidden_states: Tensor, timestep: Tensor, given: dict[str, Tensor]) -> Any:
@@ -157,12 +192,10 @@ def _export(network: nn.Module, hidden_states: Tensor, timestep: Tensor, given: 
 
 
 def _read(core: Any, path: Path) -> Any:
-    """Return a stored export; None where there is none, or it is damaged."""
-    if not path.is_file():
-        return None
+    """Return a stored export; None where there is none that can be read."""
     try:
-        return core.read_model(path)
-    except RuntimeError:
+        return core.read_model(path) if path.is_file() else None
+    except (OSError, RuntimeError):
         return None
 
 
@@ -198,12 +231,15 @@ def _faster(request: Any, tensors: list[Tensor], network: nn.Module, given: dict
 
 
 def _remembered(folder: Path, ask: Callable[[], bool]) -> bool:
-    """Return an answer that is kept beside an export, so that a run that resumes computes as it did."""
-    path = folder / "faster.json"
+    """Return an answer that is kept beside an export, so that a run that resumes on a machine computes as it did."""
+    where = f"{platform.node()} {platform.machine()} {os.cpu_count()} {torch.get_num_threads()}"
+    path = folder / f"faster-{hashlib.sha256(where.encode()).hexdigest()[:12]}.json"
     try:
         return bool(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         answer = ask()
-    if folder.is_dir():
-        path.write_text(json.dumps(answer), encoding="utf-8")
+    try:
+        atomic_write(path, json.dumps(answer))
+    except OSError as error:
+        _log.warning("which engine is faster cannot be kept in %s (%s): the next process measures again", folder, error)
     return answer

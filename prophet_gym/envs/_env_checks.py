@@ -67,7 +67,7 @@ def assert_same(one: Any, other: Any, where: str = "result") -> None:
 def _actions(envs: VectorEnv, seed: int, steps: int = STEPS) -> list[np.ndarray]:
     space = envs.action_space
     assert isinstance(space, gym.spaces.Box)
-    # The middle of the space: the negative of such an action lies within it too, see `_check_apart`.
+    # Away from the bounds, which rounding might cross.
     drawn = np.random.default_rng(seed).uniform(0.3, 0.7, (steps, *space.shape))
     return list((drawn * (space.high - space.low) + space.low).astype(np.float32))
 
@@ -132,7 +132,9 @@ def _check_apart(envs: VectorEnv, tolerance: int) -> None:
     actions = _actions(envs, 1)
     plain = _run(envs, seeds, actions)
     turned = _run(envs, seeds[::-1], [action[::-1].copy() for action in actions])
-    other = _run(envs, seeds, [np.concatenate([action[:1], -action[1:]]) for action in actions])
+    # Mirrored in the middle of the space: a gripper's numbers may reach from 0 to 1.
+    low, high = (getattr(envs.action_space, side)[1:] for side in ("low", "high"))
+    other = _run(envs, seeds, [np.concatenate([action[:1], low + high - action[1:]]) for action in actions])
     for row in range(envs.num_envs):
         message = f"sub-environment {row} must not depend on its place in the batch"
         _same_images(message, plain, turned, (row, envs.num_envs - 1 - row), tolerance)

@@ -8,9 +8,8 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prophet_gym.errors import InvalidStartError
-from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, device_of, sample, select_obs
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, sample, select_obs
 from prophrl_algos.rollout._groups import GroupPlan, random_number, refuse_official
 
 CPU = torch.device("cpu")
@@ -171,8 +170,6 @@ class _Rollout:
         self.trajectory = np.zeros(count, dtype=np.int64)
         self.instructions = [""] * count
         self.generators = [torch.Generator() for _ in range(count)]
-        # The caller's autocast is the policy's alone: the env computes as it does without.
-        self.plain_precision = partial(torch.autocast, device_of(self.policy).type, enabled=False)
 
     def start(self, places: Sequence[int]) -> None:
         """Begin the next groups in these places; InvalidStartError if the env does not begin a group alike."""
@@ -184,7 +181,7 @@ class _Rollout:
         # Numbered across processes, so that a group's seed does not depend on how many share the work.
         groups = [self.plan.first + group * self.plan.stride for group in begun for _ in range(size)]
         numbers = [group * size + index % size for index, group in enumerate(groups)]
-        with _timed(self.clock, "env"), self.plain_precision():
+        with _timed(self.clock, "env"), _outside_autocast():
             self.observation, info = self.plan.grouping.begin(self.env, rows, groups, numbers, self.seed)
         refuse_official({entry(info, "split", row, default=None) for row in rows})
         self.live[rows] = True
@@ -209,7 +206,7 @@ class _Rollout:
             obs, path, actions = act(
                 self.policy, self.env, self.observation, rows, self.instructions, self.schedule, self.generators
             )
-        with _timed(self.clock, "env"), self.plain_precision():
+        with _timed(self.clock, "env"), _outside_autocast():
             self.observation, reward, terminated, truncated, info = self.env.step(actions)
         chunk = actions.shape[1]
         executed = np.array([int(entry(info, "executed", row, default=chunk)) for row in rows.tolist()])
@@ -255,6 +252,16 @@ class _Rollout:
             started=self.started,
             seconds=self.clock | {"rollout": seconds},
         )
+
+
+@contextmanager
+def _outside_autocast() -> Iterator[None]:
+    """Let an env compute as it does without the caller's autocast, which is the policy's alone."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager

@@ -165,7 +165,7 @@ def test_a_forked_process_dreams_by_pytorch():
 def test_auto_takes_what_is_faster_and_remembers_it(faster, cache, monkeypatch):
     monkeypatch.setattr(_engine, "_faster", lambda *_: faster)
     first = dreamt(prophet("auto"))
-    assert json.loads(next(cache.glob("*/faster.json")).read_text()) is faster
+    assert json.loads(next(cache.glob("*/faster-*.json")).read_text()) is faster
     monkeypatch.setattr(_engine, "_faster", lambda *_: pytest.fail("measured again"))
     assert torch.equal(dreamt(prophet("auto")), first)
     assert torch.equal(first, dreamt(prophet("openvino" if faster else "eager")))
@@ -201,6 +201,53 @@ def test_auto_measures():
     model = prophet("auto")
     torch.testing.assert_close(dreamt(model), dreamt(prophet("eager")), atol=1e-4, rtol=1e-4)
     assert len(model._engine._requests) == 1
+
+
+def test_an_answer_that_cannot_be_kept_costs_time_alone(monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_engine, "atomic_write", full)
+    with caplog.at_level(logging.WARNING):
+        dreamt(prophet("auto"))
+    assert "measures again" in caplog.text
+
+
+def test_what_cannot_be_exported_is_left_to_pytorch_or_named(cache, monkeypatch, caplog):
+    def fails(*_):
+        raise ValueError("an operation that it does not know")
+
+    shutil.rmtree(cache)
+    monkeypatch.setattr(_engine, "_export", fails)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(dreamt(prophet("auto")), dreamt(prophet("eager")))
+    assert "an operation that it does not know" in caplog.text
+    with pytest.raises(RuntimeError, match=r"an operation that it does not know.*use engine='eager'"):
+        dreamt(prophet("openvino"))
+
+
+def test_gradients_are_left_to_pytorch():
+    model = prophet()
+    model.transformer.requires_grad_(requires_grad=True)
+    chunk = torch.zeros(1, 16, 3, 8, 8)
+    given = {"actions": torch.zeros(1, 12, 11), "action_frames": torch.zeros(1, 12, 3, 8, 8)}
+    out = model._network(chunk, torch.zeros(1, 3), condition_mask=torch.zeros(1, 1, 3, 8, 8), **given)
+    assert out.requires_grad
+
+
+def test_a_model_made_in_inference_mode_dreams():
+    with torch.inference_mode():
+        model = prophet()
+        torch.testing.assert_close(dreamt(model), dreamt(prophet("eager")), atol=1e-4, rtol=1e-4)
+
+
+def test_openvino_is_refused_elsewhere_than_in_float32():
+    model = tiny_full_prophet()
+    model.transformer.to(torch.bfloat16)
+    with pytest.raises(UnknownOptionError, match="not on the CPU in float32"):
+        model.use_engine("openvino")
+    model.use_engine("auto")
+    assert model._engine is None
 
 
 def test_without_openvino_auto_is_pytorch(monkeypatch):

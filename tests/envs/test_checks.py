@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from prophet_gym.embodiments import EMBODIMENTS
 from prophet_gym.envs import ProphetVectorEnv, StackFrames, ViewedVector
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, check_prophet_env, counting_starts
@@ -23,6 +24,13 @@ def make(kind: type[ProphetVectorEnv] = ProphetVectorEnv, num_envs: int = 3, **k
 def test_ours_pass(mode):
     reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
     check_prophet_env(make(autoreset_mode=mode, reward_model=reward_model))
+
+
+@pytest.mark.parametrize("robot", sorted(EMBODIMENTS))
+def test_the_actions_of_every_robot_pass(robot):
+    spec = EMBODIMENTS[robot].action_spec
+    model = CountingWorldModel(chunk=CHUNK, action_dim=spec.dim)
+    check_prophet_env(ProphetVectorEnv(model, counting_starts(), 3, max_episode_steps=4, action_spec=spec))
 
 
 def test_a_world_without_chance_passes_where_it_is_said():

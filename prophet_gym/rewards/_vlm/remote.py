@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym.rewards._vlm import warn
-from prophet_gym.rewards._vlm.replies import hide, one_line, read_refusal, read_reply
+from prophet_gym.rewards._vlm.replies import hide, one_line, read_refusal, read_reply, refused_field
 from prophet_gym.rewards._vlm.votes import Question, Reply
 
 KEY_VARIABLE = "PROPHET_VLM_API_KEY"
@@ -123,13 +123,26 @@ class RemoteVlm:
 
         async def ask(client: Any, question: Question) -> Reply:
             async with limit:
-                return await self._ask(client, self._request(question, encoded), key)
+                request = self._request(question, encoded)
+                reply = await self._ask(client, request, key)
+                # Newer models of OpenAI refuse several fields, and name one at a time.
+                while (field := refused_field(reply.problem, request, REFUSABLE)) is not None:
+                    self.refused |= {field}
+                    request = self._request(question, encoded)
+                    reply = await self._ask(client, request, key)
+                return reply
 
         async def ask_all() -> list[Reply]:
             async with open_client(self.url, key, self.patience) as client:
                 return await asyncio.gather(*(ask(client, question) for question in questions))
 
+        known = self.refused
         replies = run(ask_all())
+        if learnt := self.refused - known:
+            warn(
+                f"{self.name} refuses {', '.join(sorted(learnt))}: max_tokens is sent as max_completion_tokens, "
+                f"others are left out. To say so beforehand: the option refused={','.join(sorted(self.refused))}"
+            )
         for problem in {reply.problem for reply in replies if reply.text is None}:
             kind = problem.split(":")[0]
             if kind not in self._warned:

@@ -3,13 +3,14 @@
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 from prophet_gym.rewards._vlm.votes import Reply
 
 _ESCAPED = re.compile(r"\\(?:u00|x)([0-9a-f]{2})")
+_HINT = "; fields that it does not take"
 _ROUNDS = 4
 """How often a text may have been escaped, at most, for the key in it to be found."""
 
@@ -49,8 +50,16 @@ def read_refusal(response: Any, address: str) -> str:
     elif status == 404 and "/v1" not in address:
         hint = "; most addresses end in /v1, as http://localhost:8000/v1"
     elif status in (400, 422):
-        hint = "; fields that it does not take are left out by the option refused=max_tokens,temperature,seed"
+        hint = f"{_HINT} are left out by the option refused=max_tokens,temperature,seed"
     return f"status {status} from {address}: {said or 'no reason given'}{hint}"
+
+
+def refused_field(problem: str, request: Mapping[str, Any], refusable: Sequence[str]) -> str | None:
+    """Return the field of a request that the endpoint refuses, by what it said; None if it named none."""
+    said = problem.partition(_HINT)[0]
+    if not said.startswith(("status 400 ", "status 422 ")):
+        return None
+    return next((name for name in refusable if name in request and re.search(rf"\b{name}\b", said)), None)
 
 
 def complaint(message: Any) -> str:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from email.utils import formatdate
 
 import pytest
@@ -57,15 +58,31 @@ def newer_openai(handler):
         handler.send(message(YES))
 
 
-def test_a_refused_field_is_named_with_the_option_that_leaves_it_out(server):
+def test_refused_fields_are_renamed_or_left_out_remembered_and_said(server):
     server.script = [newer_openai]
-    with pytest.warns(RuntimeWarning, match=r"'max_tokens' is not supported.*the option refused=max_tokens,temp"):
-        assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text is None
-    model = RemoteVlm(server.url, "m", patience=FAST, max_tokens=77, refused=["max_tokens", "temperature", "seed"])
-    assert model.answer([question()])[0].text == YES
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, retries=0, concurrency=1), max_tokens=77)
+    with pytest.warns(RuntimeWarning) as caught:
+        replies = model.answer([question(), question("And now?")])
+    assert [reply.text for reply in replies] == [YES, YES]
+    assert len(server.requests) == 4 + 1
+    (warning,) = [str(each.message) for each in caught]
+    assert "max_tokens is sent as max_completion_tokens" in warning
+    assert "refused=max_tokens,seed,temperature" in warning
     last = server.requests[-1][2]
     assert last["max_completion_tokens"] == 77
     assert not {"max_tokens", "temperature", "seed"} & set(last)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.answer([question()])[0].text == YES
+
+
+def test_many_at_once_learn_it_together(server):
+    server.script = [newer_openai]
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=10.0, retries=0, concurrency=8))
+    with pytest.warns(RuntimeWarning) as caught:
+        replies = model.answer([question(seed=number) for number in range(16)])
+    assert [reply.text for reply in replies] == [YES] * 16
+    assert len(caught) == 1
 
 
 def test_fields_can_be_left_out_beforehand(server):
