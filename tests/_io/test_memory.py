@@ -13,10 +13,10 @@ torch.set_num_threads(1)
 if sys.argv[1] == "reuse" and not reuse_memory():
     print("impossible")
     sys.exit()
-block = torch.empty(1 << 21)
+block = torch.zeros(10_000_000)  # more than the C library keeps by itself, whatever it has learnt
 def work():
-    for _ in range(10):
-        several = [block + 1 for _ in range(8)]
+    for _ in range(4):
+        several = [block + 1 for _ in range(4)]
         del several
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -37,7 +37,7 @@ def test_memory_is_used_again():
     again = python(FAULTS, "reuse")
     if again == "impossible":
         pytest.skip("another C library than GNU's")
-    assert int(again) * 20 < int(python(FAULTS, "give back"))
+    assert int(again) * 5 < int(python(FAULTS, "give back"))
 
 
 @pytest.mark.parametrize(("given", "used"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
