@@ -14,16 +14,18 @@ def step() -> str:
             count,
             f"{each['before_ms']:.0f}",
             f"{each['now_ms']:.0f}",
-            f"{each['ratio']:.2f}",
+            ", ".join(f"{ratio:.2f}" for ratio in each["ratios"]),
             str(each["largest_difference"]),
         ]
         for count, each in report.items()
         if count.isdigit()
     ]
     header = ["sub-environments", f"ms at {report['base']}", "ms now", "ratios of the rounds", "largest difference"]
+    same = all(each["same_rewards"] for count, each in report.items() if count.isdigit())
+    told = f"Rewards are {'the same' if same else 'NOT the same'}; differences are those of images after four steps, in"
     return (
-        f"{markdown_table(header, rows)}\n\nRewards are the same; differences are those of images after four steps, in "
-        f"grey levels. `{report['command']}` at {report['commit'][:7]}, on {where(report['machine'])}."
+        f"{markdown_table(header, rows)}\n\n{told} grey levels. `{report['command']}` at {report['commit'][:7]}, on "
+        f"{where(report['machine'])}."
     )
 
 
@@ -83,10 +85,9 @@ def engines() -> str:
         if name != "gflop"
     ]
     header = ["sub-environments", "GFLOP", "engine", "ms", "of the peak", "largest difference to the first"]
-    peak = max(report["peak_gflops"].values())
     return (
         f"{markdown_table(header, rows)}\n\n`{report['command']}` on {where(report['machine'])}; the peak is "
-        f"{peak:.0f} GFLOP/s, of matrix products in the same run."
+        f"{report['peak']:.0f} GFLOP/s, of matrix products in the same run; the part of it is that of the fastest call."
     )
 
 
