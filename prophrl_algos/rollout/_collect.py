@@ -219,7 +219,7 @@ class _Rollout:
         for row in rows.tolist():
             self.episodes[self.trajectory[row]].add(row, reward, terminated, info, self.plan.grouping.discount)
         self.live &= ~(np.asarray(terminated, dtype=np.bool_) | np.asarray(truncated, dtype=np.bool_))
-        alive = self.live.reshape(self.places, -1).any(1)
+        alive = np.any(self.live.reshape(self.places, -1), axis=1)
         return [place for place in self.running if not alive[place]]
 
     def group(self, number: int) -> list[EpisodeResult]:
@@ -290,7 +290,7 @@ def act(
     """Return what the policy sees in these sub-environments, the paths it samples, and actions for the whole env."""
     mapped = isinstance(observation, Mapping)
     seen = {name: value[rows] for name, value in observation.items()} if mapped else observation[rows]
-    obs = policy.prepare(seen, [instructions[row] for row in rows])
+    obs = policy.prepare(seen, [instructions[row] for row in map(int, rows)])
     path = sample(policy, obs, schedule, [generators[row] for row in rows])
     return obs, path, env_actions(policy.decode(path.x0, obs), env, rows)
 
