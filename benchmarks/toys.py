@@ -1,4 +1,4 @@
-"""A bandit whose optimum is known, and a flow policy of a few thousand weights: what benchmarks and tests learn on."""
+"""Learn on a toy: a bandit whose optimum is known, and a flow policy of a few thousand weights."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _TIME_FREQUENCIES = (1.0, 2.0, 4.0)
 
 
 class BanditVectorEnv(VectorEnv):
-    """A vector env of one chunk per episode, whose best action is known.
+    """Ask for one chunk per episode, whose best action is known.
 
     The reward is exp(-d^2 / 2 width^2) with d the distance of the chunk's mean action to `target`. Info keys are those
     of the dream and of LIBERO; the observation is a black image, the same for all.

@@ -11,6 +11,11 @@ from prophet_gym.rewards._vlm.votes import Reply
 
 _ESCAPED = re.compile(r"\\(?:u00|x)([0-9a-f]{2})")
 _HINT = "; fields that it does not take"
+_REFUSES = re.compile(
+    r"unsupported|(?:not|n't) (?:\w+ ){0,3}?(?:support|permit|allow|accept|recogni|valid)|unknown|unrecogni[sz]ed|"
+    r"unexpected|extra|deprecated|forbidden|instead|only the default",
+    re.IGNORECASE,
+)
 _ROUNDS = 4
 """How often a text may have been escaped, at most, for the key in it to be found."""
 
@@ -55,9 +60,9 @@ def read_refusal(response: Any, address: str) -> str:
 
 
 def refused_field(problem: str, request: Mapping[str, Any], refusable: Sequence[str]) -> str | None:
-    """Return the field of a request that the endpoint refuses, by what it said; None if it named none."""
+    """Return the field of a request that the endpoint does not take, by what it said; None for one too large, say."""
     said = problem.partition(_HINT)[0]
-    if not said.startswith(("status 400 ", "status 422 ")):
+    if not said.startswith(("status 400 ", "status 422 ")) or not _REFUSES.search(said):
         return None
     return next((name for name in refusable if name in request and re.search(rf"\b{name}\b", said)), None)
 
@@ -70,8 +75,14 @@ def complaint(message: Any) -> str:
             break
         message = inner
     if isinstance(message, list):
-        return one_line("; ".join(complaint(each) for each in message[:4]))
+        return one_line("; ".join(f"{_place(each)}{complaint(each)}" for each in message[:4]))
     return one_line(message if isinstance(message, str) else json.dumps(message, ensure_ascii=False))
+
+
+def _place(detail: Any) -> str:
+    """Return which part of the request a detail is about, as FastAPI says it."""
+    place = detail.get("loc") if isinstance(detail, Mapping) else None
+    return f"{'.'.join(map(str, place))}: " if isinstance(place, list) else ""
 
 
 def hide(text: str | None, key: str | None) -> str | None:

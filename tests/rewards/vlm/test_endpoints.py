@@ -97,6 +97,54 @@ def test_fields_can_be_left_out_beforehand(server):
 
 
 @pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (openai_error("Unrecognized request argument supplied: seed", None, None), "seed"),
+        (b'{"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}',
+         "seed"),
+        (b'{"message": "temperature is not supported by this model"}', "temperature"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [400, 422])
+def test_others_refuse_in_other_words(server, body, field, status):
+    server.script = [
+        lambda handler: handler.send(body, status) if field in handler.body else handler.send(message(YES))
+    ]
+    with pytest.warns(RuntimeWarning, match=f"refuses {field}"):
+        assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text == YES
+
+
+@pytest.mark.parametrize(
+    ("text", "param", "status"),
+    [
+        ("max_tokens is too large: 9000. This model has room for at most 4096 completion tokens", "max_tokens", 400),
+        ("Unsupported parameter: 'seed'", "seed", 401),
+        ("we are not able to support that many users in this season", None, 400),
+    ],
+)
+def test_other_refusals_stay_refusals(server, text, param, status):
+    server.script = [says(openai_error(text, param, None), status)]
+    model = RemoteVlm(server.url, "m", patience=FAST)
+    with pytest.warns(RuntimeWarning, match="left a question unanswered") as caught:
+        reply = model.answer([question()])[0]
+    assert (reply.text, len(server.requests), model.refused) == (None, 1, frozenset())
+    assert text in reply.problem
+    assert len(caught) == 1
+
+
+def test_an_endpoint_that_refuses_everything_is_given_up(server):
+    def never_content(handler):
+        field = next((name for name in handler.body if name not in ("model", "messages")), "messages")
+        handler.send(openai_error(f"Unknown parameter: '{field}'.", field, "unknown_parameter"), 400)
+
+    server.script = [never_content]
+    with pytest.warns(RuntimeWarning, match="max_completion_tokens"):
+        reply = RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0]
+    assert reply.text is None
+    assert len(server.requests) <= 6
+
+
+@pytest.mark.parametrize(
     ("body", "said"),
     [
         (
