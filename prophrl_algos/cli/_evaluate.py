@@ -4,11 +4,11 @@ import itertools
 from dataclasses import dataclass
 
 from prophet_gym._arguments import Items, NotNegative, OutFile, Seed, SomeTasks, resolved_device
-from prophrl_algos.cli._options import EnvOptions, WeightsOptions
+from prophrl_algos.cli._options import DreamOptions, WeightsOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(WeightsOptions, EnvOptions):
+class Args(WeightsOptions, DreamOptions):
     """Run a policy and count its successes, per task, with Wilson's 95% intervals; without noise by default."""
 
     starts: str = "official"
@@ -39,7 +39,7 @@ def main(args: Args) -> None:
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
     device = resolved_device(args.device)
-    env = args.make_env(rows, starts=args.starts, tasks=args.tasks)
+    env = args.make_env(rows, starts=args.starts, tasks=args.tasks, engine=args.engine)
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)

@@ -81,11 +81,10 @@ class EnvOptions(Arguments):
     """Checkpoint of the world model in a Prophet environment: a folder or Hub repository; the bundled one if empty."""
     device: DeviceOrAuto = "auto"
     """Device that computes, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
-    engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
-    """What runs the world model in a Prophet environment: PyTorch (`eager`), compiled by it, OpenVINO, or the fastest
-    on this machine."""
 
-    def make_env(self, rows: int, *, starts: str = "train", tasks: Sequence[int] = ()) -> "VectorEnv":
+    def make_env(
+        self, rows: int, *, starts: str = "train", tasks: Sequence[int] = (), engine: str = "eager"
+    ) -> "VectorEnv":
         """Make the environment, see `prophrl_algos._named.make_env`."""
         from prophrl_algos._named import make_env
 
@@ -96,5 +95,14 @@ class EnvOptions(Arguments):
             tasks=tasks,
             device=resolved_device(self.device),
             world_model=self.world_model,
-            engine=self.engine,
+            engine=engine,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamOptions(EnvOptions):
+    """Where a policy acts, and what runs the dreams there."""
+
+    engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
+    """What runs the world model in a Prophet environment: PyTorch (`eager`), compiled by it, OpenVINO, or the fastest
+    on this machine."""

@@ -52,7 +52,7 @@ def main(args: Args) -> None:
     if isinstance(policy, SmallVLA):
         policy.fit_actions(demonstrations.all_actions())
     with run_lock(args.out):
-        begin_run(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device", "engine"))
+        begin_run(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device"))
         loss = sft(policy, demonstrations.draw, args.config, args.out, logger=CsvLogger(args.out / "sft.csv"))
         written = str(args.out / LAST)
         if (save := getattr(policy, "save_pretrained", None)) is not None:

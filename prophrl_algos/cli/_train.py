@@ -13,13 +13,13 @@ from gymnasium.vector import VectorEnv
 
 from prophet_gym._arguments import Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
-from prophrl_algos.cli._options import EnvOptions, TrainLoad, WeightsOptions
+from prophrl_algos.cli._options import DreamOptions, TrainLoad, WeightsOptions
 from prophrl_algos.flow import FlowPolicy
 from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(WeightsOptions, EnvOptions):
+class Args(WeightsOptions, DreamOptions):
     """Improve a flow policy by reinforcement learning, in dreams or in the simulator (`--env LIBERO-Object-v0`).
 
     Training begins from `train` states only. Give the same command again to continue a run that was stopped. Under
@@ -117,7 +117,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     config, device = args.config, resolved_device(args.device)
     processes = Processes.joined()
     rows = processes.split(config.groups) * config.group_size if args.num_envs is None else args.num_envs
-    env = wrap(args.make_env(rows, tasks=args.tasks))
+    env = wrap(args.make_env(rows, tasks=args.tasks, engine=args.engine))
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     assert isinstance(policy, nn.Module)
@@ -149,7 +149,7 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     from prophrl_algos.evaluate import evaluate
 
     rows, seed = min(args.evaluate_episodes, 16), 10**6
-    env = args.make_env(rows, tasks=args.tasks)
+    env = args.make_env(rows, tasks=args.tasks, engine=args.engine)
     precision = None
     if args.truth_env:
         truth = make_env(args.truth_env, rows, starts="train", tasks=args.tasks)
