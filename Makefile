@@ -34,7 +34,7 @@ TORCH_BUILD = UV_HTTP_RETRIES=0 $(1)/bin/uv pip install -q --python $(1)/bin/pyt
 	{ echo "uv found no $(2) build of torch; the next step takes the one that pip finds"; \
 	$(call PIP,$(1)) -r requirements/torch.txt; }
 PACKAGE = $(call PIP,$(1)) --no-deps --no-build-isolation -e .
-PYTEST = OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 .PHONY: install demo test test-vla test-latest fuzz lint lock train reinforce reinforce-cpu reinforce-full figures clean
 .DELETE_ON_ERROR:

@@ -122,7 +122,8 @@ def test_a_fork_does_not_speak_to_its_parents_workers():
             except SimulatorLostError as error:
                 made.close()
                 os._exit(7 if 'context="spawn"' in str(error) else 1)
-            os._exit(1)
+            finally:  # whatever happens: the fork must not go on with the tests
+                os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(code, 0)[1]) == 7
         assert made._processes[0].is_alive()
 
