@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch import nn
 
 from prophet_gym._checks import unknown_option
+from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import MissingWeightsError
 from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import ALGORITHMS, Algorithm
@@ -20,10 +21,9 @@ from prophrl_algos.flow import FlowPolicy, FlowSpec
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._load import BUNDLED, LoadOptions, load_policy
-from prophrl_algos.vla.io._weights import has_weights, load_strictly, read_pt, read_safetensors
+from prophrl_algos.vla.io._weights import CONFIG, has_weights, load_strictly, read_safetensors, unwrapped
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
-CONFIG = "config.json"
 _log = logging.getLogger(__name__)
 NUM_STEPS = {"small": 10, "small-k4": 4}
 """Names of the small VLA, each with its denoising steps; weights serve all. A folder of such a name is `./NAME`."""
@@ -90,14 +90,15 @@ def make_policy(
     `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for `small` also what `load_policy`
     reads.
     """
+    made: Any
     if is_published(policy):
-        loaded = load_policy(policy, options or LoadOptions(), device=device)
-        assert isinstance(loaded, nn.Module)
-        if weights is not None:
-            take_weights(loaded, weights)
-        return loaded
-    if policy in NUM_STEPS:
-        made, weights = _small(env, weights, NUM_STEPS[policy])
+        made = load_policy(policy, options)
+    elif policy in NUM_STEPS and weights is not None and (str(weights) in BUNDLED or (weights / CONFIG).is_file()):
+        made, weights = load_policy(weights, LoadOptions(num_steps=NUM_STEPS[policy], train="full")), None
+    elif policy in NUM_STEPS:
+        assert env.single_action_space.shape is not None
+        actions, dimensions = env.single_action_space.shape
+        made = SmallVLA(actions, dimensions, NUM_STEPS[policy])
     elif ":" in policy:
         made = _imported("policy", policy)(env)
     else:
@@ -138,26 +139,15 @@ def take_weights(policy: nn.Module, path: Path) -> None:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the weights of a run (best, else last, else cloned), of a saved policy, or of a safetensors file."""
-    if path.is_dir() and has_weights([each.name for each in path.iterdir()]):
+    if has_weights(path):
         return read_safetensors(path)
     found = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if found is None:
         raise MissingWeightsError(f"{path} holds none of {', '.join(WEIGHTS)}; pass the folder of a run or its file")
     if found.suffix == ".safetensors":
-        return read_pt(found)
+        return unwrapped(read_tensors(found))
     state = load_checkpoint(found)
     return state.get("trainer", state)["policy"]
-
-
-def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallVLA, Path | None]:
-    """Return the policy, and the weights that are still to be loaded into it."""
-    if weights is not None and (str(weights) in BUNDLED or (weights / CONFIG).is_file()):
-        loaded = load_policy(weights, LoadOptions(num_steps=num_steps, train="full"))
-        assert isinstance(loaded, SmallVLA)
-        return loaded, None
-    assert env.single_action_space.shape is not None
-    actions, dimensions = env.single_action_space.shape
-    return SmallVLA(actions, dimensions, num_steps), weights
 
 
 def _imported(kind: str, name: str) -> Any:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, FlowPolicy, FlowSpec, device_of
-from prophrl_algos.vla._experts import Pi0Policy, SmolVLAPolicy
-from prophrl_algos.vla._prefix_policy import PrefixPolicy, lerobot_module
+from prophrl_algos.vla._experts import Pi0Policy, SmolVLAPolicy, lerobot_module
+from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import convention

@@ -7,40 +7,40 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from prophrl_algos.flow import FlowSpec, Obs
+from prophrl_algos.flow import Context, FlowPolicy, Obs, device_of
+from prophrl_algos.vla._action_head import flow_targets
 from prophrl_algos.vla._lora import LoraPart, LoraTargets, add_lora, fitted
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._units import (
-    Affine,
-    env_to_policy,
-    normalise,
-    policy_to_env,
-    shown_images,
-    shown_state,
-    unnormalise,
-)
+from prophrl_algos.vla._units import Affine, env_to_policy, policy_to_env, shown_images, shown_state
 from prophrl_algos.vla.conventions import Convention
-from prophrl_algos.vla.io._weights import CONFIG, load_strictly, own_type, read_json, read_saved, require_sizes, saving
+from prophrl_algos.vla.io._weights import CONFIG, Renames, load_strictly, read_json, read_saved, require_sizes, saving
 
 
-class PublishedPolicy(nn.Module):
+class PublishedPolicy(nn.Module, FlowPolicy):
     """Hold what is common to `PrefixPolicy` and `PrismaticPolicy`."""
 
     FAMILY: ClassVar[str]
     """Name of the family in the `config.json` of saved policies."""
     LAYOUT: ClassVar[str]
     """One line that names the files it reads, for error messages."""
+    RENAMES: ClassVar[Renames] = ()
     LORA: ClassVar[LoraTargets]
     """What is trained in the mode `lora`."""
     LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = ()
     """What has adapters too with the option `language`."""
-    PREFIX: ClassVar[str] = ""
-    """What the names of the weights in `adapted` begin with."""
+    NETWORK: ClassVar[str] = ""
+    """Name of the module whose layers may take adapters; the policy itself if empty."""
+    BACKBONE: ClassVar[str | tuple[str, ...]]
+    """What the names of the weights of pretrained models in it begin with: the mode `expert` trains the rest."""
+    DRAWS: ClassVar[int] = 1
+    """Number of noises and times per demonstration in the loss; the context is computed once for all of them."""
+    LEAST_TIME: ClassVar[float] = 0.0
+    """Smallest time in the loss."""
 
-    spec: FlowSpec
     lora: LoraTargets | None = None
     """What the adapters were made from; None without adapters."""
     convention: Convention
@@ -68,8 +68,8 @@ class PublishedPolicy(nn.Module):
         """Write the tokenizer into the folder of the policy."""
         raise NotImplementedError
 
-    def in_expert(self, name: str) -> bool:
-        """Return whether a weight of `adapted` is of the action expert or flow head."""
+    def context(self, obs: Obs) -> Context:
+        """Return what `velocity` reads of an observation, once for all denoising steps."""
         raise NotImplementedError
 
     def unread(self) -> re.Pattern[str]:
@@ -79,15 +79,11 @@ class PublishedPolicy(nn.Module):
     def cast(self, dtype: torch.dtype) -> None:
         """Change the precision of the pretrained model where it is not trained."""
 
-    @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
-        return next(self.parameters()).device
-
-    @property
-    def adapted(self) -> nn.Module:
-        """Return the module whose layers may take adapters."""
-        return self
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> str | None:
+        """Return why a folder with this `config.json` is of this family, or None if it is not."""
+        own = f"prophrl-{cls.FAMILY}"
+        return f"{CONFIG} says model_type {own}, as prophrl writes it" if config.get("model_type") == own else None
 
     @classmethod
     def load(cls, folder: Path, options: LoadOptions) -> "PublishedPolicy":
@@ -99,15 +95,18 @@ class PublishedPolicy(nn.Module):
         config = read_json(folder / CONFIG)
         require_sizes(config, folder / CONFIG)
         lora = None
-        if saved := config.get("model_type") == own_type(cls.FAMILY):
+        if saved := config.get("model_type") == f"prophrl-{cls.FAMILY}":
+            if (benchmark := config.get("policy", config).get("benchmark")) != options.benchmark:
+                raise ValueError(
+                    f"{folder} acts in {benchmark!r}, not {options.benchmark!r}; say so with LoadOptions(benchmark=...)"
+                )
             if said := config["lora"]:
                 lora = LoraTargets(tuple(LoraPart(**part) for part in said["parts"]), tuple(said["whole"]))
             policy = cls.make_saved(folder, config, options)
         else:
             policy = cls.load_published(folder, config, options)
-        policy.spec, policy.without_state = options.sized(policy.spec), options.without_state
-        if lora is not None and options.train == "none":
-            policy.adapt(lora)
+        steps = {name: getattr(options, name) for name in ("exec_steps", "num_steps") if getattr(options, name)}
+        policy.spec, policy.without_state = replace(policy.spec, **steps), options.without_state
         policy.let_train(options.train, language=options.language, lora=lora)
         policy.cast(options.dtype)
         if saved:
@@ -118,7 +117,7 @@ class PublishedPolicy(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the policy with its adapters, whole or not at all; `prophrl_algos.load_policy` reads it."""
         lora = None if self.lora is None else asdict(self.lora)
-        said = {"model_type": own_type(self.FAMILY), **self.describe(), "lora": lora}
+        said = {"model_type": f"prophrl-{self.FAMILY}", **self.describe(), "lora": lora}
         with saving(Path(folder), said, self.state_dict()) as new:
             self.save_tokenizer(new)
 
@@ -128,23 +127,20 @@ class PublishedPolicy(nn.Module):
         self._fill(state, LoraTargets(self.LORA.parts + self.LANGUAGE_LORA + own), source=source)
 
     def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
-        """Let what is trained require a gradient, in float32; `lora` replaces the family's own adapters."""
-        if train == "lora":
-            self.adapt(lora or replace(self.LORA, parts=self.LORA.parts + (self.LANGUAGE_LORA if language else ())))
-        unread = self.unread()
-        for name, weight in self.adapted.named_parameters():
+        """Let what is trained require a gradient, in float32; `lora` replaces the family's own adapters, or stays."""
+        network, unread = self.get_submodule(self.NETWORK), self.unread()
+        if train == "lora" or (train == "none" and lora is not None):
+            more = self.LANGUAGE_LORA if language else ()
+            self.lora = lora or replace(self.LORA, parts=self.LORA.parts + more)
+            add_lora(network, self.lora)
+        for name, weight in network.named_parameters():
             if train != "lora":
-                weight.requires_grad = train == "full" or (train == "expert" and self.in_expert(name))
+                weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(self.BACKBONE))
             # A weight without a gradient would only be moved by weight decay.
             if unread.match(name):
                 weight.requires_grad = False
             if weight.requires_grad:
                 weight.data = weight.data.float()
-
-    def adapt(self, targets: LoraTargets) -> None:
-        """Freeze all but low-rank adapters and the modules that `targets` names."""
-        add_lora(self.adapted, targets)
-        self.lora = targets
 
     def views(self, env_obs: Mapping[str, Any], rows: int) -> dict[str, UInt8[Tensor, "b h w 3"]]:
         """Return the images as the policy was trained on them, by view; only the first view must be there."""
@@ -160,18 +156,35 @@ class PublishedPolicy(nn.Module):
         if "state" not in env_obs and self.without_state == "mean":
             # Normalised, the middle of the training data is zero.
             return torch.zeros(rows, numbers)
-        return normalise(shown_state(env_obs, rows, numbers), self.state_scale)
+        return self.state_scale.normalise(shown_state(env_obs, rows, numbers))
+
+    def encode(self, obs: Obs, *, grad: bool) -> Context:
+        """Return what `velocity` reads of images, prompt and state."""
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            return self.context(obs)
+
+    def sft_loss(
+        self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
+    ) -> Float[Tensor, ""]:
+        """Return the mean squared error of the velocity on the real dimensions."""
+        # Padded dimensions are noised like the others, since the network reads them, but they are not scored.
+        x0 = F.pad(self.latents(actions.to(device_of(self))), (0, self.spec.latent_dim - self.spec.action_dim))
+        x, t, velocity = flow_targets(x0, self.DRAWS, generator, least=self.LEAST_TIME)
+        context, real = self.encode(obs, grad=True), (..., slice(self.spec.action_dim))
+        found = self.velocity(context if self.DRAWS == 1 else context.repeat_interleave(self.DRAWS), x, t)
+        return F.mse_loss(found[real], velocity[real])
 
     def latents(self, actions: Float[Tensor, "b h a"]) -> Float[Tensor, "b h a"]:
         """Return demonstrated actions as normalised actions of the policy."""
-        return normalise(env_to_policy(actions.float(), self.convention), self.action_scale)
+        return self.action_scale.normalise(env_to_policy(actions.float(), self.convention))
 
     def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
         """Return the executed actions in the env's units."""
         del obs
         latents = x0[:, : self.spec.exec_steps, : self.spec.action_dim].float()
-        return policy_to_env(unnormalise(latents, self.action_scale), self.convention)
+        return policy_to_env(self.action_scale.undo(latents), self.convention)
 
     def _fill(self, state: Mapping[str, Tensor], targets: LoraTargets, *, source: object) -> None:
-        own = {name.removeprefix(self.PREFIX): tensor for name, tensor in state.items()}
-        load_strictly(self.adapted, fitted(own, self.adapted, targets, source=source), source=source)
+        network = self.get_submodule(self.NETWORK)
+        own = {name.removeprefix(f"{self.NETWORK}."): tensor for name, tensor in state.items()}
+        load_strictly(network, fitted(own, network, targets, source=source), source=source)

@@ -2,38 +2,30 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prophrl_algos.flow import Obs, TensorContext
-from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets, cast_frozen
-from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._prefix_policy import (
-    PrefixPolicy,
-    additive,
-    as_cache,
-    as_dict,
-    cache_tensors,
-    lerobot_module,
-    may_attend,
-    prefix_context,
-)
+from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, cast_frozen
+from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig
+from prophrl_algos.vla.io._weights import Renames
 
 _OPENPI_HORIZON = 10
 """openpi training/config.py, pi05_libero: action_horizon=10; its checkpoints do not say."""
+_MASKED = -2.3819763e38
+"""Score of a masked position: the number of openpi and of big_vision before it."""
+_KINDS = ("key", "value")
+_GEMMA_LORA = LoraPart(rf".*\.language_model\..*\.{PROJECTIONS}", 16, 16)
+"""Ranks of openpi models/gemma.py, gemma_2b_lora."""
 
 
 class Pi05Policy(PrefixPolicy):
-    """Denoise actions with an expert that reads PaliGemma's keys and values and is modulated by time.
-
-    The network is lerobot's `PI05Pytorch`.
-    """
+    """Denoise by lerobot's `PI05Pytorch`: an expert, modulated by time, reads PaliGemma's keys and values."""
 
     FAMILY: ClassVar[str] = "pi05"
     LAYOUT: ClassVar[str] = (
@@ -42,21 +34,13 @@ class Pi05Policy(PrefixPolicy):
     )
     BACKBONE: ClassVar[str] = "paligemma_with_expert.paligemma"
     LANGUAGE: ClassVar[str] = "paligemma_with_expert.paligemma.model.language_model"
-    RENAMES: ClassVar[tuple[tuple[str, str], ...]] = (
+    RENAMES: ClassVar[Renames] = (
         (r"^model\.(?=paligemma_with_expert|action_|time_mlp_|state_proj)", ""),
         (r"^action_time_mlp_", "time_mlp_"),
     )
     # No word is predicted; and a state projection is pi0's.
     IGNORED: ClassVar[str] = r"paligemma_with_expert\.(paligemma|gemma_expert)\.lm_head\.weight|state_proj\..*"
-    # Ranks: openpi models/gemma.py, gemma_300m_lora and gemma_2b_lora. The time modulation (`dense` of the norms) stays
-    # frozen. lerobot's own pattern for pi0.5 names layers that it does not have and misses others.
-    LORA: ClassVar[LoraTargets] = LoraTargets(
-        (LoraPart(rf".*gemma_expert.*\.{PROJECTIONS}", 32, 32),),
-        (r"(.*\.)?(action_in_proj|action_out_proj|time_mlp_in|time_mlp_out)",),
-    )
-    LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = (
-        LoraPart(rf".*paligemma.*language_model.*\.{PROJECTIONS}", 16, 16),
-    )
+    LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = (_GEMMA_LORA,)
 
     def _take_over(self, network: Any) -> None:
         both = network.paligemma_with_expert
@@ -98,7 +82,8 @@ class Pi05Policy(PrefixPolicy):
         network = self.network
         real = [torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)] * len(images)
         embedded, pad, starts = network.embed_prefix(list(images), real, obs["tokens"], obs["token_mask"])
-        return prefix_context(network.paligemma_with_expert, embedded, pad, additive(may_attend(pad, starts)))
+        mask = torch.where(may_attend(pad, starts)[:, None], 0.0, _MASKED)
+        return prefix_context(network.paligemma_with_expert, embedded, pad, mask)
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         return self.network.denoise_step(
@@ -107,10 +92,7 @@ class Pi05Policy(PrefixPolicy):
 
 
 class Pi0Policy(PrefixPolicy):
-    """Denoise actions with an expert that reads the state and PaliGemma's keys and values.
-
-    The network is `transformers.PI0ForConditionalGeneration`.
-    """
+    """Denoise by transformers' `PI0ForConditionalGeneration`: an expert reads the state and PaliGemma's cache."""
 
     FAMILY: ClassVar[str] = "pi0"
     LAYOUT: ClassVar[str] = (
@@ -121,7 +103,7 @@ class Pi0Policy(PrefixPolicy):
     BACKBONE: ClassVar[str] = "model.vlm"
     LANGUAGE: ClassVar[str] = "model.vlm.language_model"
     # lerobot's and openpi's names.
-    RENAMES: ClassVar[tuple[tuple[str, str], ...]] = (
+    RENAMES: ClassVar[Renames] = (
         (r"^model\.(?=paligemma_with_expert|action_|state_proj)", ""),
         (r"^(state_proj|action_in_proj|action_time_mlp_in|action_time_mlp_out)\.", r"embed_action_time.\1."),
         (r"^paligemma_with_expert\.gemma_expert\.lm_head\.weight$", "model.dit.embed_tokens.weight"),
@@ -132,14 +114,7 @@ class Pi0Policy(PrefixPolicy):
     )
     # Neither is a word predicted, nor read by the expert.
     IGNORED: ClassVar[str] = r"model\.vlm\.lm_head\.weight|model\.dit\.embed_tokens\.weight"
-    # Ranks: openpi models/gemma.py, gemma_300m_lora and gemma_2b_lora.
-    LORA: ClassVar[LoraTargets] = LoraTargets(
-        (LoraPart(rf"model\.dit\..*\.{PROJECTIONS}", 32, 32),),
-        (r"(.*\.)?(action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out|state_proj)",),
-    )
-    LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = (
-        LoraPart(rf"model\.vlm\..*language_model.*\.{PROJECTIONS}", 16, 16),
-    )
+    LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = (_GEMMA_LORA,)
 
     def _take_over(self, network: Any) -> None:
         # The expert reads no words: its word embedding would only take memory.
@@ -190,24 +165,18 @@ class Pi0Policy(PrefixPolicy):
 
 
 class SmolVLAPolicy(PrefixPolicy):
-    """Denoise actions with an expert that reads SmolVLM's layers; the state is part of the prefix.
-
-    The network is lerobot's `VLAFlowMatching`.
-    """
+    """Denoise by lerobot's `VLAFlowMatching`: an expert reads SmolVLM's layers; the state is part of the prefix."""
 
     FAMILY: ClassVar[str] = "smolvla"
     LAYOUT: ClassVar[str] = "lerobot's config.json with type smolvla, model.safetensors and policy_*processor.json"
     CONVENTION: ClassVar[str] = "smolvla"
+    EXECUTED: ClassVar[str] = "n_action_steps"
     # lerobot policies/smolvla/configuration_smolvla.py, vlm_model_name.
     TOKENIZER: ClassVar[str] = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
     BACKBONE: ClassVar[str] = "vlm_with_expert.vlm"
     LANGUAGE: ClassVar[str] = "vlm_with_expert.vlm.model.text_model"
-    RENAMES: ClassVar[tuple[tuple[str, str], ...]] = ((r"^model\.", ""),)
+    RENAMES: ClassVar[Renames] = ((r"^model\.", ""),)
     IGNORED: ClassVar[str] = r"vlm_with_expert\.vlm\.lm_head\.weight"
-    LORA: ClassVar[LoraTargets] = LoraTargets(
-        (LoraPart(rf".*lm_expert.*\.{PROJECTIONS}", 32, 32),),
-        (r"(.*\.)?(action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out|state_proj)",),
-    )
 
     def _take_over(self, network: Any) -> None:
         both = network.vlm_with_expert
@@ -230,14 +199,6 @@ class SmolVLAPolicy(PrefixPolicy):
         return network(sizes(n_action_steps=steps, load_vlm_weights=False, device="cpu", **given))
 
     @classmethod
-    def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
-        policy = super().load_published(folder, config, options)
-        # lerobot says how many actions of a chunk are executed.
-        steps = int(config.get("n_action_steps", policy.spec.exec_steps))
-        policy.spec = replace(policy.spec, exec_steps=min(steps, policy.spec.horizon))
-        return policy
-
-    @classmethod
     def processing(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         size = int(config.get("resize_imgs_with_padding", (512, 512))[0])
         return {"images": ImageConfig(size, centred=False)}
@@ -253,3 +214,64 @@ class SmolVLAPolicy(PrefixPolicy):
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         cache = as_dict(ctx) if self._fills_dict else as_cache(ctx)
         return self.network.denoise_step(prefix_pad_masks=ctx["pad"], past_key_values=cache, x_t=x, timestep=t).float()
+
+
+def cache_tensors(cache: Any) -> dict[str, Tensor]:
+    """Return keys and values of every layer of a `DynamicCache` of any transformers release, or of lerobot's dict."""
+    if isinstance(cache, dict):
+        pairs = [(layer["key_states"], layer["value_states"]) for layer in cache.values()]
+    elif hasattr(cache, "layers"):
+        pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    else:
+        pairs = [cache[layer] for layer in range(len(cache))]
+    return {f"{kind}.{n}": each for n, pair in enumerate(pairs) for kind, each in zip(_KINDS, pair, strict=True)}
+
+
+def as_cache(context: Mapping[str, Tensor]) -> Any:
+    """Return a new `DynamicCache`: networks append to their cache in place, which must not change the context."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer, pair in enumerate(_pairs(context)):
+        cache.update(*pair, layer)
+    return cache
+
+
+def as_dict(context: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return a new dict of layers, which SmolVLA of lerobot up to 0.4 reads."""
+    return {n: {"key_states": key, "value_states": value} for n, (key, value) in enumerate(_pairs(context))}
+
+
+def prefix_context(both: Any, embedded: Tensor, pad: Bool[Tensor, "b n"], mask: Tensor, **how: bool) -> TensorContext:
+    """Run lerobot's pair of models on an embedded prefix; return keys, values and the mask of real tokens."""
+    _, cache = both.forward(
+        attention_mask=mask,
+        position_ids=pad.cumsum(1) - 1,
+        past_key_values=None,
+        inputs_embeds=[embedded, None],
+        use_cache=True,
+        **how,
+    )
+    return TensorContext(pad=pad, **cache_tensors(cache))
+
+
+def may_attend(pad: Bool[Tensor, "b n"], starts_block: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n n"]:
+    """Return which token sees which: the real ones (`pad` is True) of its own block and of the blocks before it."""
+    block = starts_block.cumsum(1)  # number of the block that each token is in
+    return (block[:, None, :] <= block[:, :, None]) & pad[:, None, :] & pad[:, :, None]
+
+
+def lerobot_module(name: str, extra: str) -> Any:
+    """Return a module of `lerobot.policies`; ImportError says what to install."""
+    try:
+        return import_module(f"lerobot.policies.{name}")
+    except ImportError as error:
+        raise ImportError(
+            f"{name.split('.')[0]} needs lerobot's network: `make test-vla` shows pins that work on Python 3.11, and "
+            f"on 3.12 `pip install 'lerobot[{extra}]'` does"
+        ) from error
+
+
+def _pairs(context: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    layers = sum(name.startswith("key.") for name in context)
+    return [(context[f"key.{n}"], context[f"value.{n}"]) for n in range(layers)]

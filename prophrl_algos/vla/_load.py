@@ -1,12 +1,9 @@
 """Load a policy by the name of its folder or repository."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 
@@ -14,18 +11,21 @@ from prophet_gym._checks import listed, shown
 from prophet_gym._io.hub import fetch, parse_hub_name, resolve
 from prophet_gym.errors import CheckpointError, ProphetError
 from prophrl_algos.flow import FlowPolicy
+from prophrl_algos.vla._experts import Pi0Policy, Pi05Policy, SmolVLAPolicy
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla.io._weights import read_json, tensor_names
+from prophrl_algos.vla.io._weights import CONFIG, read_json, tensor_names
+from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter
+from prophrl_algos.vla.small import SmallVLA
 
 FAMILIES = {
-    "pi05": "prophrl_algos.vla._experts:Pi05Policy",
-    "pi0": "prophrl_algos.vla._experts:Pi0Policy",
-    "smolvla": "prophrl_algos.vla._experts:SmolVLAPolicy",
-    "vla_adapter": "prophrl_algos.vla.prismatic:VLAAdapter",
-    "openvla_oft": "prophrl_algos.vla.prismatic:OpenVLAOFT",
-    "small": "prophrl_algos.vla.small:SmallVLA",
+    "pi05": Pi05Policy,
+    "pi0": Pi0Policy,
+    "smolvla": SmolVLAPolicy,
+    "vla_adapter": VLAAdapter,
+    "openvla_oft": OpenVLAOFT,
+    "small": SmallVLA,
 }
-"""The registered families, tried in this order; each class is a `Family`. A new one needs a line here and a module."""
+"""The families, tried in this order; a new one needs a line here and a class with `LAYOUT`, `recognises` and `load`."""
 _BY_TENSORS = {
     "pi05": (
         {"paligemma_with_expert.gemma_expert.model.norm.dense.weight", "action_in_proj.weight"},
@@ -45,24 +45,6 @@ _FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", 
 _log = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class Family(Protocol):
-    """Describe what a class of `FAMILIES` offers."""
-
-    LAYOUT: str
-    """One line that names the files it reads, for error messages."""
-
-    @classmethod
-    def recognises(cls, config: Mapping[str, Any]) -> str | None:
-        """Return why a folder with this `config.json` is of this family, or None if it is not."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path, options: LoadOptions) -> FlowPolicy:
-        """Return the policy on the CPU in eval mode; raise CheckpointError unless every tensor is accounted for."""
-        ...
-
-
 @dataclass(frozen=True)
 class Choice:
     """Hold which family reads a folder, and what it was recognised by."""
@@ -78,14 +60,10 @@ class Choice:
 def load_policy(
     source: str | Path, options: LoadOptions | None = None, *, device: str | torch.device = "cpu"
 ) -> FlowPolicy:
-    """Load a policy that is ready to act and to be trained.
+    """Load a policy that is ready to act and to be trained, from a folder, a bundled name or a Hub repository.
 
-    The chosen family and the reason are logged at level INFO.
-
-    Args:
-        source: A local folder, a bundled name, or a Hub repository `owner/repo`, optionally with `@revision`.
-        options: How the policy is used; the defaults of `LoadOptions` if not given.
-        device: The device that it computes on.
+    A repository is `owner/repo`, optionally with `@revision`. The chosen family and the reason are logged at level
+    INFO.
 
     Raises:
         CheckpointError: The layout is unknown (the message lists the known ones), or tensors are missing, unexpected
@@ -94,42 +72,8 @@ def load_policy(
     """
     choice = choose(source)
     _log.info("%s", choice)
-    with _naming_errors(choice):
-        policy = cast(Any, _family(choice.adapter).load(choice.folder, options or LoadOptions()))
-    return policy.to(device).eval()
-
-
-def choose(source: str | Path) -> Choice:
-    """Return which family reads a source, without reading its weights; arguments and errors as in `load_policy`."""
-    folder = _folder(source)
-    files = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
-    config = read_json(folder / "config.json")
-    for name in FAMILIES:
-        if (reason := _family(name).recognises(config)) is not None:
-            return Choice(name, reason, folder)
-    names = tensor_names(folder)
-    for name, (needed, reason) in _BY_TENSORS.items():
-        if needed <= names:
-            return Choice(name, reason, folder)
-    raise _unknown_layout(source, files, config)
-
-
-def _folder(source: str | Path) -> Path:
-    """Return the local folder of a source, which is downloaded first if it is a repository."""
-    name, path = str(source), Path(source).expanduser()
-    if path.is_file() and name not in BUNDLED:
-        raise CheckpointError(f"{path} is a file; give the folder that it lies in")
-    # A bundled name wins over a folder of that name, as for world models; such a folder is reached as ./NAME.
-    if name in BUNDLED or path.exists() or name.startswith(("/", ".", "~")) or "/" not in name:
-        return resolve(name, BUNDLED)
-    return fetch(parse_hub_name(name), only=_FETCHED)
-
-
-@contextmanager
-def _naming_errors(choice: Choice) -> Iterator[None]:
-    """Turn the errors that damaged files cause in other libraries into one that names the folder."""
     try:
-        yield
+        policy = cast(Any, FAMILIES[choice.adapter].load(choice.folder, options or LoadOptions()))
     except (ProphetError, ImportError, NotImplementedError):
         raise
     except Exception as error:
@@ -141,18 +85,31 @@ def _naming_errors(choice: Choice) -> Iterator[None]:
             kind = type(error).__name__
             reason = f"{kind}, {reason}; its config.json or another of its files is damaged: fetch or save it again"
         raise CheckpointError(f"{choice.folder} cannot be read as {choice.adapter}: {reason}") from error
+    return policy.to(device).eval()
 
 
-def _unknown_layout(source: str | Path, files: list[str], config: Mapping[str, Any]) -> CheckpointError:
-    """Make the error for a folder that no family reads."""
+def choose(source: str | Path) -> Choice:
+    """Return which family reads a source, without reading its weights; arguments and errors as in `load_policy`."""
+    name, path = str(source), Path(source).expanduser()
+    if path.is_file() and name not in BUNDLED:
+        raise CheckpointError(f"{path} is a file; give the folder that it lies in")
+    # A bundled name wins over a folder of that name, as for world models; such a folder is reached as ./NAME.
+    if name in BUNDLED or path.exists() or name.startswith(("/", ".", "~")) or "/" not in name:
+        folder = resolve(name, BUNDLED)
+    else:
+        folder = fetch(parse_hub_name(name), only=_FETCHED)
+    config = read_json(folder / CONFIG)
+    for adapter, family in FAMILIES.items():
+        if (reason := family.recognises(config)) is not None:
+            return Choice(adapter, reason, folder)
+    tensors = tensor_names(folder)
+    for adapter, (needed, reason) in _BY_TENSORS.items():
+        if needed <= tensors:
+            return Choice(adapter, reason, folder)
+    files = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
     said = {name: shown(str(config[name])) for name in ("type", "model_type") if name in config}
-    known = "; ".join(f"{name} ({_family(name).LAYOUT})" for name in FAMILIES)
-    return CheckpointError(
+    known = "; ".join(f"{name} ({family.LAYOUT})" for name, family in FAMILIES.items())
+    raise CheckpointError(
         f"{source} has no layout that is known. It holds {listed(files) or 'no files'}, config.json says "
         f"{said or 'nothing'}. Known are: {known}"
     )
-
-
-def _family(name: str) -> Family:
-    module, _, kind = FAMILIES[name].partition(":")
-    return getattr(import_module(module), kind)

@@ -97,63 +97,54 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, 
     zero unless the state dict has just these.
     """
     wanted = model.state_dict()
-    adapted = has_lora(model)
-    if adapted and {n: each.shape for n, each in state.items()} == {n: each.shape for n, each in wanted.items()}:
+    if {n: each.shape for n, each in state.items()} == {n: each.shape for n, each in wanted.items()}:
         return dict(state)
     places = {_plain_name(name): tensor for name, tensor in wanted.items() if _TRAINED not in name}
-    for layer in (name.removesuffix(_DOWN) for name in state if name.endswith(_DOWN)):
+    # `_BEFORE` holds a module as it was before it was trained whole; the trained copy is what the model computes with.
+    adapters = (_DOWN, _UP, _BEFORE)
+    plain = {_plain_name(name): tensor for name, tensor in state.items() if not any(each in name for each in adapters)}
+    for layer in [name.removesuffix(_DOWN) for name in state if name.endswith(_DOWN)]:
         into = places.get(f"{layer}.weight")
         if into is not None and into.dtype != torch.float32:
             raise ValueError(
                 f"{source} has adapters on {layer}, whose weights are {str(into.dtype)[6:]} here: adding them would "
                 "round away what was learned; load the policy with train='lora' or 'none', or with dtype=torch.float32"
             )
-    plain = _merged(state, targets, source=source)
-    if not adapted:
-        return plain
-    # Both have adapters, but other ones: those of the state dict go into the weights, those of the model begin at zero.
-    begun = {name: own for name, own in wanted.items() if name.endswith(_DOWN)}
-    begun |= {name: torch.zeros_like(own) for name, own in wanted.items() if name.endswith(_UP)}
+        plain[f"{layer}.weight"] = _merged(layer, plain, state, targets, source=source)
+    # Adapters that the model has begin at zero.
+    own = {name: each for name, each in wanted.items() if name.endswith((_DOWN, _UP))}
+    begun = {name: torch.zeros_like(each) if name.endswith(_UP) else each for name, each in own.items()}
     placed = {name: plain[_plain_name(name)] for name in wanted if _plain_name(name) in plain}
     # Names that the model does not know stay, so that the strict load reports them as unexpected.
     known = set(map(_plain_name, wanted))
     return begun | placed | {name: tensor for name, tensor in plain.items() if name not in known}
 
 
-def _merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
-    """Return weights without adapters that compute the same; the sums are float32."""
-    # `_BEFORE` holds a module as it was before it was trained whole; the trained copy is what the model computes with.
-    adapters = (_DOWN, _UP, _BEFORE)
-    found = {_plain_name(name): tensor for name, tensor in state.items() if not any(each in name for each in adapters)}
-    for name, down in state.items():
-        if not name.endswith(_DOWN):
-            continue
-        layer = name.removesuffix(_DOWN)
-        up, weight = state.get(layer + _UP), found.get(f"{layer}.weight")
-        if up is None or weight is None:
-            lacking = layer + _UP if up is None else f"{layer}.weight"
-            raise CheckpointError(f"{source}: the adapter {name} has no {lacking}")
-        fits = up.ndim == down.ndim == 2 and up.shape[1] == len(down)
-        if not fits or (len(up), down.shape[1]) != tuple(weight.shape):
-            sizes = " and ".join(str(tuple(each.shape)) for each in (up, down))
-            raise CheckpointError(
-                f"{source}: the matrices of the adapter {name} are {sizes}, which do not fit each other and {layer} "
-                f"of {tuple(weight.shape)}"
-            )
-        change = up.float() @ down.float()
-        found[f"{layer}.weight"] = weight.float() + _scaling(layer, targets, len(down), source) * change
-    return found
+def _merged(
+    layer: str, plain: Mapping[str, Tensor], state: Mapping[str, Tensor], targets: LoraTargets, *, source: object
+) -> Tensor:
+    """Return the weight of a layer that computes what it does with the adapter in `state`; the sum is float32."""
+    down, up, weight = state[layer + _DOWN], state.get(layer + _UP), plain.get(f"{layer}.weight")
+    if up is None or weight is None:
+        lacking = layer + _UP if up is None else f"{layer}.weight"
+        raise CheckpointError(f"{source}: the adapter {layer}{_DOWN} has no {lacking}")
+    fits = up.ndim == down.ndim == 2 and up.shape[1] == len(down)
+    if not fits or (len(up), down.shape[1]) != tuple(weight.shape):
+        sizes = " and ".join(str(tuple(each.shape)) for each in (up, down))
+        raise CheckpointError(
+            f"{source}: the matrices of the adapter {layer}{_DOWN} are {sizes}, which do not fit each other and "
+            f"{layer} of {tuple(weight.shape)}"
+        )
+    # The weights do not tell alpha, so the adapters must be among known ones.
+    for part in targets.parts:
+        if part.rank == len(down) and re.fullmatch(part.pattern, layer):
+            return weight.float() + part.alpha / part.rank * (up.float() @ down.float())
+    known = "; ".join(f"{part.rank} on {part.pattern[:80]}" for part in targets.parts)
+    raise CheckpointError(
+        f"{source}: there is an adapter of rank {len(down)} on {layer}, and the known ranks are {known}"
+    )
 
 
 def _plain_name(name: str) -> str:
     """Return the name that a weight has in the model without adapters."""
     return name.replace(_BASE, ".").replace(_TRAINED, ".").replace(_BEFORE, ".")
-
-
-def _scaling(layer: str, targets: LoraTargets, rank: int, source: object) -> float:
-    # The weights do not tell alpha, so the adapters must be among known ones.
-    for part in targets.parts:
-        if part.rank == rank and re.fullmatch(part.pattern, layer):
-            return part.alpha / part.rank
-    known = "; ".join(f"{part.rank} on {part.pattern[:80]}" for part in targets.parts)
-    raise CheckpointError(f"{source}: there is an adapter of rank {rank} on {layer}, and the known ranks are {known}")

@@ -1,13 +1,12 @@
 """Choose how a policy is loaded."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prophet_gym._checks import unknown_option
-from prophrl_algos.flow import FlowSpec
 
 _CHOICES = {"train": ("expert", "lora", "full", "none"), "without_state": ("refuse", "mean")}
 
@@ -53,15 +52,3 @@ class LoadOptions:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown_option(name, getattr(self, name), choices)
-
-    def sized(self, spec: FlowSpec) -> FlowSpec:
-        """Return the sizes of a checkpoint with the steps of these options."""
-        given = {"exec_steps": self.exec_steps, "num_steps": self.num_steps}
-        return replace(spec, **{name: steps for name, steps in given.items() if steps is not None})
-
-    def require_benchmark(self, benchmark: object, source: Path) -> None:
-        """Raise ValueError unless a saved policy was made for the benchmark of these options."""
-        if benchmark != self.benchmark:
-            raise ValueError(
-                f"{source} acts in {benchmark!r}, not {self.benchmark!r}; say so with LoadOptions(benchmark=...)"
-            )

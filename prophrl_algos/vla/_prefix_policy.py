@@ -3,33 +3,23 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import reduce
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.flow import FlowSpec, Obs, TensorContext
-from prophrl_algos.vla._action_head import flow_targets
+from prophrl_algos.flow import FlowSpec, Obs, TensorContext, device_of
 from prophrl_algos.vla._base import PublishedPolicy
-from prophrl_algos.vla._lora import cast_frozen
+from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets, cast_frozen
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._processor import TOKENIZER, ProcessorConfig, padded_tokens, prompt_text, resized, tokenizer_of
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.io._statistics import cut, published_scales, without_padding
-from prophrl_algos.vla.io._weights import (
-    CONFIG,
-    load_strictly,
-    own_type,
-    read_safetensors,
-    renamed,
-    without_init,
-)
+from prophrl_algos.vla.io._statistics import cut, lerobot_scales, openpi_scales, transformers_scales, without_padding
+from prophrl_algos.vla.io._weights import CONFIG, load_strictly, read_safetensors, renamed, without_init
 
 ACTION_DIM = 7
 _REFUSED = {
@@ -37,9 +27,6 @@ _REFUSED = {
     "adapt_to_pi_aloha": "speaks Aloha's joints",
 }
 """Options of lerobot's configs -> what they mean."""
-_MASKED = -2.3819763e38
-"""Score of a masked position: the number of openpi and of big_vision before it."""
-_KINDS = ("key", "value")
 
 
 class PrefixPolicy(PublishedPolicy):
@@ -48,17 +35,24 @@ class PrefixPolicy(PublishedPolicy):
     Without the plain `config` that `make_network` made the network of, the policy cannot be saved.
     """
 
-    PREFIX: ClassVar[str] = "network."
+    NETWORK: ClassVar[str] = "network"
+    # openpi, lerobot and transformers draw times from 0.001 on.
+    LEAST_TIME: ClassVar[float] = 0.001
+    # Ranks: openpi models/gemma.py, gemma_300m_lora. lerobot's own patterns name layers that it does not have and miss
+    # others. The time modulation of pi0.5 (`dense` of the norms) stays frozen.
+    LORA: ClassVar[LoraTargets] = LoraTargets(
+        (LoraPart(rf".*(gemma_expert|model\.dit|lm_expert)\..*\.{PROJECTIONS}", 32, 32),),
+        (r"(.*\.)?(action_in_proj|action_out_proj|(action_)?time_mlp_(in|out)|state_proj)",),
+    )
     CONVENTION: ClassVar[str] = "openpi"
     """Name of the family in the table of conventions."""
+    EXECUTED: ClassVar[str] = ""
+    """Key of the config that says how many actions of a chunk are executed, where it does."""
     TOKENIZER: ClassVar[str] = "google/paligemma-3b-pt-224"
     """Hub repository of the tokenizer, where the config names no other model."""
     BACKBONE: ClassVar[str]
-    """Name of the pretrained model in the network."""
     LANGUAGE: ClassVar[str]
-    """Name of its language model."""
-    RENAMES: ClassVar[tuple[tuple[str, str], ...]]
-    """Patterns of names in published files, and what takes their place in the network's."""
+    """Name of the language model in the network."""
     IGNORED: ClassVar[str]
     """Pattern of the weights that a file may hold or lack, since no action depends on them."""
 
@@ -87,7 +81,7 @@ class PrefixPolicy(PublishedPolicy):
 
         lerobot's own loader swallows errors and goes on with random weights.
         """
-        found = renamed(state, lambda name: reduce(lambda own, change: re.sub(*change, own), cls.RENAMES, name))
+        found = renamed(state, cls.RENAMES)
         # The language model's embedding may be stored as the head that it is tied to.
         if (head := f"{cls.BACKBONE}.lm_head.weight") in found:
             found.setdefault(f"{cls.LANGUAGE}.embed_tokens.weight", found[head])
@@ -96,10 +90,6 @@ class PrefixPolicy(PublishedPolicy):
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         """Return what `velocity` reads of images (-1 to 1), tokens and state."""
-        raise NotImplementedError
-
-    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return v(x, t) in float32; the networks' time and sign are those of `FlowPolicy`."""
         raise NotImplementedError
 
     @classmethod
@@ -112,14 +102,10 @@ class PrefixPolicy(PublishedPolicy):
 
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> str | None:
-        """Return why a folder is of this family, which those who write one say in `config.json`."""
-        written = {"type": (cls.FAMILY, "lerobot"), "model_type": (cls.FAMILY, "transformers")}
-        if config.get("model_type") == own_type(cls.FAMILY):
-            written = {"model_type": (own_type(cls.FAMILY), "prophrl")}
-        for key, (name, author) in written.items():
-            if config.get(key) == name:
-                return f"config.json says {key} {name}, as {author} writes it"
-        return None
+        for key, author in {"type": "lerobot", "model_type": "transformers"}.items():
+            if config.get(key) == cls.FAMILY:
+                return f"{CONFIG} says {key} {cls.FAMILY}, as {author} writes it"
+        return super().recognises(config)
 
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
@@ -129,13 +115,16 @@ class PrefixPolicy(PublishedPolicy):
             if config.get(name):
                 raise CheckpointError(f"this checkpoint {said}, which no env here takes")
         how, state = convention(options.benchmark, cls.CONVENTION), read_safetensors(folder)
-        scales = published_scales(folder, how, options, config)
+        if options.statistics is None and config:
+            scales = lerobot_scales(folder) if "type" in config else transformers_scales(folder)
+        else:
+            scales = openpi_scales(folder, how.scaling, how.eps, given=options.statistics, key=options.unnorm_key)
         with without_init():
             network: Any = cls.make_network(config)
         cls.fill(network, state, source=folder)
         own = network.config
         num_steps = int(config.get("num_steps", config.get("num_inference_steps", 10)))
-        exec_steps = min(how.exec_steps, own.chunk_size)
+        exec_steps = min(int(config.get(cls.EXECUTED, how.exec_steps)), own.chunk_size)
         spec = FlowSpec(own.chunk_size, own.max_action_dim, ACTION_DIM, exec_steps, num_steps)
         given = {"prompt": "line", "max_tokens": 48, "state_columns": own.max_state_dim} | cls.processing(config)
         if "tokenizer_max_length" in config:
@@ -157,7 +146,6 @@ class PrefixPolicy(PublishedPolicy):
 
     @classmethod
     def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
-        options.require_benchmark(said.get("benchmark"), folder)
         tokenizer = tokenizer_of(options.tokenizer, folder / TOKENIZER)
         spec = FlowSpec(**said["spec"])
         processor = ProcessorConfig.from_json(said, spec.action_dim, tokenizer)
@@ -180,9 +168,6 @@ class PrefixPolicy(PublishedPolicy):
     def save_tokenizer(self, folder: Path) -> None:
         self.processor.tokenizer.save_pretrained(folder / TOKENIZER)
 
-    def in_expert(self, name: str) -> bool:
-        return not name.startswith(f"{self.BACKBONE}.")
-
     def unread(self) -> re.Pattern[str]:
         # Only keys and values of the language model's last layer are read, and no word is predicted.
         last = len(list(self.network.get_submodule(f"{self.LANGUAGE}.layers").children())) - 1
@@ -191,10 +176,6 @@ class PrefixPolicy(PublishedPolicy):
 
     def cast(self, dtype: torch.dtype) -> None:
         cast_frozen(self.network, lambda: self.network.get_submodule(self.BACKBONE).to(dtype))
-
-    @property
-    def adapted(self) -> nn.Module:
-        return self.network
 
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
         """Return images in the env's size, tokens of the prompt, and the normalised state."""
@@ -211,90 +192,10 @@ class PrefixPolicy(PublishedPolicy):
         obs["tokens"], obs["token_mask"] = padded_tokens(tokens, processor.max_tokens, texts)
         return obs
 
-    def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
-        """Return the prefix of images, prompt and state."""
-        device = self.device
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            views = [obs[name] for name in self.convention.views if name in obs]
-            images = [resized(view.to(device), self.processor.images) for view in views]
-            # Stored tokens have one length for all rows; columns of padding alone would only cost time.
-            length = max(int(obs["token_mask"].sum(1).max()), 1)
-            tokens = {name: obs[name][:, :length].to(device) for name in ("tokens", "token_mask")}
-            return self.prefix(images, {**obs, **tokens}, device)
-
-    def sft_loss(
-        self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
-    ) -> Float[Tensor, ""]:
-        """Return the mean squared error of the velocity on the real dimensions, at one time per row."""
-        # Padded dimensions are noised like the others, since the network reads them, but they are not scored.
-        x0 = F.pad(self.latents(actions.to(self.device)), (0, self.spec.latent_dim - self.spec.action_dim))
-        # openpi, lerobot and transformers draw times from 0.001 on.
-        x, t, velocity = flow_targets(x0, 1, generator, least=0.001)
-        found, real = self.velocity(self.encode(obs, grad=True), x, t), (..., slice(self.spec.action_dim))
-        return F.mse_loss(found[real], velocity[real])
-
-
-def cache_tensors(cache: Any) -> dict[str, Tensor]:
-    """Return keys and values of every layer of a `DynamicCache` of any transformers release, or of lerobot's dict."""
-    if isinstance(cache, dict):
-        pairs = [(layer["key_states"], layer["value_states"]) for layer in cache.values()]
-    elif hasattr(cache, "layers"):
-        pairs = [(layer.keys, layer.values) for layer in cache.layers]
-    else:
-        pairs = [cache[layer] for layer in range(len(cache))]
-    return {f"{kind}.{n}": each for n, pair in enumerate(pairs) for kind, each in zip(_KINDS, pair, strict=True)}
-
-
-def as_cache(context: Mapping[str, Tensor]) -> Any:
-    """Return a new `DynamicCache`: networks append to their cache in place, which must not change the context."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    for layer, pair in enumerate(_pairs(context)):
-        cache.update(*pair, layer)
-    return cache
-
-
-def as_dict(context: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return a new dict of layers, which SmolVLA of lerobot up to 0.4 reads."""
-    return {n: {"key_states": key, "value_states": value} for n, (key, value) in enumerate(_pairs(context))}
-
-
-def prefix_context(both: Any, embedded: Tensor, pad: Bool[Tensor, "b n"], mask: Tensor, **how: bool) -> TensorContext:
-    """Run lerobot's pair of models on an embedded prefix; return keys, values and the mask of real tokens."""
-    _, cache = both.forward(
-        attention_mask=mask,
-        position_ids=pad.cumsum(1) - 1,
-        past_key_values=None,
-        inputs_embeds=[embedded, None],
-        use_cache=True,
-        **how,
-    )
-    return TensorContext(pad=pad, **cache_tensors(cache))
-
-
-def may_attend(pad: Bool[Tensor, "b n"], starts_block: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n n"]:
-    """Return which token sees which: the real ones (`pad` is True) of its own block and of the blocks before it."""
-    block = starts_block.cumsum(1)  # number of the block that each token is in
-    return (block[:, None, :] <= block[:, :, None]) & pad[:, None, :] & pad[:, :, None]
-
-
-def additive(allowed: Bool[Tensor, "b n m"]) -> Float[Tensor, "b 1 n m"]:
-    """Return a mask that is added to attention scores."""
-    return torch.where(allowed[:, None], 0.0, _MASKED)
-
-
-def lerobot_module(name: str, extra: str) -> Any:
-    """Return a module of `lerobot.policies`; ImportError says what to install."""
-    try:
-        return import_module(f"lerobot.policies.{name}")
-    except ImportError as error:
-        raise ImportError(
-            f"{name.split('.')[0]} needs lerobot's network: `make test-vla` shows pins that work on Python 3.11, and "
-            f"on 3.12 `pip install 'lerobot[{extra}]'` does"
-        ) from error
-
-
-def _pairs(context: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    layers = sum(name.startswith("key.") for name in context)
-    return [(context[f"key.{n}"], context[f"value.{n}"]) for n in range(layers)]
+    def context(self, obs: Obs) -> TensorContext:
+        device = device_of(self)
+        images = [resized(obs[n].to(device), self.processor.images) for n in self.convention.views if n in obs]
+        # Stored tokens have one length for all rows; columns of padding alone would only cost time.
+        length = max(int(obs["token_mask"].sum(1).max()), 1)
+        tokens = {name: obs[name][:, :length].to(device) for name in ("tokens", "token_mask")}
+        return self.prefix(images, {**obs, **tokens}, device)

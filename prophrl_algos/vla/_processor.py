@@ -101,17 +101,12 @@ class ProcessorConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, without the tokenizer."""
-        return {
-            "benchmark": self.convention.benchmark,
-            "convention": self.convention.family,
-            # "pictures" is the name in files since the first release.
-            "pictures": asdict(self.images),
-            "actions": _listed(self.actions),
-            "state": None if self.state is None else _listed(self.state),
-            "state_columns": self.state_columns,
-            "prompt": self.prompt,
-            "max_tokens": self.max_tokens,
-        }
+        how = {"benchmark": self.convention.benchmark, "convention": self.convention.family}
+        given = (("actions", self.actions), ("state", self.state))
+        scales = {n: None if by is None else {k: v.tolist() for k, v in by._asdict().items()} for n, by in given}
+        rest = {name: getattr(self, name) for name in ("state_columns", "prompt", "max_tokens")}
+        # "pictures" is the name in files since the first release.
+        return {**how, "pictures": asdict(self.images), **scales, **rest}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any], action_dim: int, tokenizer: Any) -> "ProcessorConfig":
@@ -149,10 +144,6 @@ def resized(frames: UInt8[Tensor, "b h w 3"], how: ImageConfig) -> Float[Tensor,
     down, across = how.size - size[0], how.size - size[1]
     left, top = (across // 2, down // 2) if how.centred else (across, down)
     return F.pad(pixels, (left, across - left, top, down - top)).clamp(0, 1) * 2 - 1
-
-
-def _listed(by: Affine) -> dict[str, list[float]]:
-    return {name: numbers.tolist() for name, numbers in by._asdict().items()}
 
 
 def _affine(said: Mapping[str, Any], name: str, numbers: int | None) -> Affine:

@@ -31,11 +31,16 @@ class Affine(NamedTuple):
     offset: Float[Tensor, " a"]
     scale: Float[Tensor, " a"]
 
+    def normalise(self, values: Float[Tensor, "*b a"]) -> Float[Tensor, "*b a"]:
+        """Return numbers in physical units as a policy reads or says them."""
+        return (values - self.offset.to(values)) / self.scale.to(values)
 
-STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "QUANTILES": ("q01", "q99"),
-    "MEAN_STD": ("mean", "std"),
-}
+    def undo(self, values: Float[Tensor, "*b a"]) -> Float[Tensor, "*b a"]:
+        """Return normalised numbers in physical units again."""
+        return values * self.scale.to(values) + self.offset.to(values)
+
+
+STATISTICS: Mapping[str, tuple[str, ...]] = {"QUANTILES": ("q01", "q99"), "MEAN_STD": ("mean", "std")}
 """The statistics that each way of scaling is made of."""
 
 
@@ -55,16 +60,6 @@ def affine(
     if mask is not None:
         offset, scale = torch.where(mask, offset, 0.0), torch.where(mask, scale, 1.0)
     return Affine(offset, scale)
-
-
-def normalise(values: Float[Tensor, "*b a"], by: Affine) -> Float[Tensor, "*b a"]:
-    """Return numbers in physical units as a policy reads or says them."""
-    return (values - by.offset.to(values)) / by.scale.to(values)
-
-
-def unnormalise(values: Float[Tensor, "*b a"], by: Affine) -> Float[Tensor, "*b a"]:
-    """Return normalised numbers in physical units again."""
-    return values * by.scale.to(values) + by.offset.to(values)
 
 
 def _openness(values: Tensor, gripper: Gripper) -> Tensor:

@@ -65,9 +65,9 @@ _LIBERO = Convention(
     scaling="QUANTILES",
     eps=1e-6,
 )
-_BRIDGE = Convention(
+_BRIDGE = replace(
+    _LIBERO,
     benchmark="bridge",
-    family="openpi",
     views=("image",),
     # BridgeData V2 image_0 and SimplerEnv's 3rd_view_camera are upright.
     mirrored=False,
@@ -76,8 +76,6 @@ _BRIDGE = Convention(
     env_gripper=_RLDS_GRIPPER,
     # arXiv 2511.20633: chunks of 5 on BRIDGE.
     exec_steps=5,
-    scaling="QUANTILES",
-    eps=1e-6,
 )
 
 CONVENTIONS: tuple[Convention, ...] = (

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import ProphetError
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla.io._statistics import openpi_scales
-from prophrl_algos.vla.io._weights import read_pt
 
 from ..prophrl_algos.vla import tiny
 from ..prophrl_algos.vla.tiny import tiny_vla_adapter
@@ -270,7 +270,7 @@ def test_heads_of_others_are_read_or_refused(cases, tmp_path):
         if rng.integers(4) == 0:
             content = content[: rng.integers(len(content))]
         path.write_bytes(bytes(content))
-        state, message = attempt(lambda: read_pt(path))
+        state, message = attempt(lambda: read_tensors(path))
         if state is None:
             assert path.name in message
         else:

@@ -13,9 +13,7 @@ from torch import Tensor
 from prophet_gym._checks import listed, shown, unknown_option
 from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import STATISTICS, Affine, affine
-from prophrl_algos.vla.conventions import Convention
 from prophrl_algos.vla.io._weights import read_json
 
 _POSTPROCESSOR = "policy_postprocessor.json"
@@ -32,13 +30,6 @@ class Scales:
 
     actions: Affine
     state: Affine | None
-
-
-def published_scales(folder: Path, how: Convention, options: LoadOptions, config: Mapping[str, Any]) -> Scales:
-    """Read the scales of lerobot's or transformers' files, or of openpi's or given ones by the convention."""
-    if options.statistics is None and config:
-        return lerobot_scales(folder) if "type" in config else transformers_scales(folder)
-    return openpi_scales(folder, how.scaling, how.eps, given=options.statistics, key=options.unnorm_key)
 
 
 def lerobot_scales(folder: Path) -> Scales:

@@ -3,8 +3,9 @@
 import json
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -22,6 +23,8 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 Value = TypeVar("Value")
+Renames = tuple[tuple[str, str], ...]
+"""Patterns of names in published files, and what takes their place in ours."""
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that distributed training and torch.compile put before every name."""
@@ -85,7 +88,8 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
             )
         return {whole: None}
     if not index:
-        raise MissingWeightsError(f"{folder} holds no {WEIGHTS} and no {INDEX}{instead(_names(folder))}")
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        raise MissingWeightsError(f"{folder} holds no {WEIGHTS} and no {INDEX}{instead(names)}")
     places = index.get("weight_map")
     # A path to elsewhere would let a checkpoint read any file of this machine.
     if not isinstance(places, dict) or not all(
@@ -101,9 +105,9 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     return {folder / file: {name for name, place in places.items() if place == file} for file in files}
 
 
-def has_weights(files: Collection[str]) -> bool:
-    """Return whether a folder with these files has what `read_safetensors` reads."""
-    return WEIGHTS in files or INDEX in files
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has what `read_safetensors` reads."""
+    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
 
 
 def instead(files: Collection[str]) -> str:
@@ -119,13 +123,8 @@ def instead(files: Collection[str]) -> str:
 
 def tensor_names(folder: Path) -> set[str]:
     """Return the names of the tensors that `read_safetensors` reads, from the headers alone."""
-    if not has_weights(_names(folder)):
-        return set()
     found: list[str] = []
-    for path, expected in weight_files(folder).items():
-        if expected is not None:
-            found += expected
-            continue
+    for path in weight_files(folder) if has_weights(folder) else ():
         text_files.refuse_pointer(path, CheckpointError)
         try:
             with safe_open(path, "pt") as file:
@@ -133,11 +132,6 @@ def tensor_names(folder: Path) -> set[str]:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from error
     return set(unwrapped(dict.fromkeys(found, True)))
-
-
-def read_pt(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a `.pt` file; nothing is unpickled."""
-    return unwrapped(read_tensors(path))
 
 
 def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
@@ -148,13 +142,11 @@ def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
     return found
 
 
-def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
-    """Return a state dict under other names, without the tensors that `rename` maps to None."""
+def renamed(state: Mapping[str, Tensor], changes: Renames) -> dict[str, Tensor]:
+    """Return a state dict in whose names every pattern is replaced, in the order of `changes`."""
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        new = rename(name)
-        if new is None:
-            continue
+        new = reduce(lambda own, change: re.sub(*change, own), changes, name)
         if new in found:
             raise CheckpointError(f"two tensors of the checkpoint would be called {new}, one of them is {name}")
         found[new] = tensor
@@ -192,11 +184,6 @@ def without_init() -> Iterator[None]:
     kept: Any = dict.fromkeys(drawing.split(), lambda tensor, *_, **__: tensor)
     with patch.multiple(nn.init, **kept):
         yield
-
-
-def own_type(family: str) -> str:
-    """Return the `model_type` of the policies that prophrl saves of a family."""
-    return f"prophrl-{family}"
 
 
 @contextmanager
@@ -237,7 +224,3 @@ def _remedy(missing: set[str], unexpected: Collection[str]) -> str:
         f"; names that begin with {prefix!r} would fit without it: save {{name.removeprefix({prefix!r}): tensor "
         f"for name, tensor in state.items() if name.startswith({prefix!r})}} and load that"
     )
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

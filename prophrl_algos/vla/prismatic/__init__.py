@@ -1,5 +1,5 @@
 """Make flow policies of VLA-Adapter and OpenVLA-OFT."""
 
-from prophrl_algos.vla.prismatic._policies import OpenVLAOFT, VLAAdapter
+from prophrl_algos.vla.prismatic._policy import OpenVLAOFT, VLAAdapter
 
 __all__ = ["OpenVLAOFT", "VLAAdapter"]

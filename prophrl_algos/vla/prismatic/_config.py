@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from prophet_gym._checks import unknown_option
+from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import Affine, affine
 from prophrl_algos.vla.conventions import Convention, convention
 from prophrl_algos.vla.io._statistics import sound
-from prophrl_algos.vla.io._weights import CONFIG, read_json, read_pt, read_safetensors, renamed
+from prophrl_algos.vla.io._weights import CONFIG, read_json, read_safetensors, unwrapped
 from prophrl_algos.vla.prismatic._vision import HEADS, VitSize, vit_size
 
 GRIPPER = 6
@@ -29,8 +31,10 @@ HEAD = "action_head--*.pt"
 _VISION_ENCODERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 # The language model's head, what the vision encoders have behind the features that are read, and a layer of the Pro
 # head that its authors left in unused: none has an effect on the actions.
-_UNUSED = re.compile(r"language_model\.lm_head\.weight|vision_backbone\.\w+\.(norm|attn_pool)\..*")
-_UNUSED_IN_HEAD = re.compile(r".*\.film_gen\.0\.(weight|bias)")
+_UNUSED = re.compile(
+    r"language_model\.lm_head\.weight|vision_backbone\.\w+\.(norm|attn_pool)\..*"
+    r"|action_head\..*\.film_gen\.0\.(weight|bias)"
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,6 @@ class PrismaticConfig:
     horizon: int = 8
     exec_steps: int = 8
     num_steps: int = 10
-    head: str = "flow"
-    """`flow`, or `l1` while a published one is read."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the head."""
 
@@ -59,15 +61,21 @@ class PrismaticConfig:
     def action_dim(self) -> int:
         return len(self.actions["q01"])
 
+    def scales(self) -> tuple[Convention, Affine, Affine | None]:
+        """Return the conventions of the benchmark, and the scales of actions and states."""
+        how = convention(self.benchmark, "prismatic")
+        actions = scaling(self.actions, how, gripper=GRIPPER)
+        return how, actions, None if self.states is None else scaling(self.states, how)
+
     @classmethod
     def from_json(cls, said: Mapping[str, Any], source: Path) -> "PrismaticConfig":
         """Return the config that `dataclasses.asdict` described; KeyError, TypeError or ValueError if it is damaged."""
         vision = {name: VitSize(**said[name]) for name in ("first", "second")}
-        # An earlier release stored `without_state` too.
-        given: Mapping[str, Any] = {name: value for name, value in said.items() if name != "without_state"}
-        config = cls(**{**given, **vision})
-        if config.head != "flow":
+        if said.get("head", "flow") != "flow":
             raise CheckpointError(f"{source}: this policy has no flow head, load the published one again")
+        # Earlier releases stored these two as well.
+        given: Mapping[str, Any] = {name: said[name] for name in said if name not in ("head", "without_state")}
+        config = cls(**{**given, **vision})
         sound_numbers(config.actions, "actions", source)
         if config.states is not None:
             sound_numbers(config.states, "states", source)
@@ -104,19 +112,11 @@ def scaling(numbers: Numbers, how: Convention, gripper: int | None = None) -> Af
     return Affine(*(torch.where(is_gripper, 0.5, part) for part in found))
 
 
-def rescale_output(layer: nn.Linear, numbers: Numbers) -> None:
-    """Make a published head's last layer say latents: a gripper from 0 to 1 becomes one from -1 to 1."""
-    if not numbers.get("mask", [True] * layer.out_features)[GRIPPER]:
-        with torch.no_grad():
-            layer.weight[GRIPPER] *= 2
-            layer.bias[GRIPPER] = 2 * layer.bias[GRIPPER] - 1
-
-
 def read_published(
     folder: Path, found: Mapping[str, Any], options: LoadOptions
 ) -> tuple[PrismaticConfig, dict[str, Tensor]]:
-    """Return config and weights of a published policy, with its L1 head."""
-    weights = renamed(read_safetensors(folder), _our_name)
+    """Return config and weights of a published policy, under the names of its files."""
+    weights = read_safetensors(folder)
     head_file, state_file = _one(folder, HEAD), _one(folder, "proprio_projector--*.pt")
     if head_file is None:
         raise MissingWeightsError(f"{folder} holds no {HEAD}")
@@ -133,15 +133,20 @@ def read_published(
     ]
     # The last block of each encoder is behind the features that are read.
     last = tuple(f"{prefix}blocks.{size.depth}." for prefix, size in zip(_VISION_ENCODERS, sizes, strict=True))
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(last)}
-    head, state = renamed(read_pt(head_file), _head_name), {} if state_file is None else read_pt(state_file)
-    for part, tensors in {"action_head": head, "proprio_projector": state}.items():
-        weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+    head = {name.removeprefix("model."): tensor for name, tensor in unwrapped(read_tensors(head_file)).items()}
     features = ("action",) if state_file is None else ("action", "proprio")
     numbers = _statistics(folder, found, options, features)
+    settings: dict[str, Any] = {}
     # Names of weights tell bridge attention, and that of the Pro release.
-    bridge = any(name.endswith("gating_factor") for name in head)
-    settings = {"pro": any(".k_self." in name for name in head)} if bridge else {}
+    if any(name.endswith("gating_factor") for name in head):
+        settings = {"pro": any(".k_self." in name for name in head)}
+        # Its first layer is given zeros, which the norm before it turns into its bias: it says a constant.
+        del head["layer_norm1.weight"]
+        first = [head.pop(name).float() for name in ("layer_norm1.bias", "fc1.weight", "fc1.bias")]
+        head["query"] = F.relu(F.linear(*first))
+    state = {} if state_file is None else unwrapped(read_tensors(state_file))
+    for part, tensors in {"action_head": head, "proprio_projector": state}.items():
+        weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
     how = convention(options.benchmark, "prismatic")
     config = PrismaticConfig(
         text=found["text_config"],
@@ -152,10 +157,10 @@ def read_published(
         benchmark=options.benchmark,
         horizon=how.exec_steps,
         exec_steps=how.exec_steps,
-        head="l1",
         settings=settings,
     )
-    return config, weights
+    used = (name for name in weights if not name.startswith(last) and not _UNUSED.fullmatch(name))
+    return config, {name: weights[name] for name in used}
 
 
 def read_tokenizer(folder: Path, given: Any) -> Any:
@@ -171,17 +176,6 @@ def read_tokenizer(folder: Path, given: Any) -> Any:
     if not file.is_file():
         raise MissingWeightsError(f"{file.parent} holds no {TOKENIZER}; fetch it from the checkpoint's repository")
     return Tokenizer.from_str(file.read_text(encoding="utf-8"))
-
-
-def _our_name(name: str) -> str | None:
-    if _UNUSED.fullmatch(name):
-        return None
-    # Published files call LayerScale's gamma scale_factor, since transformers renames any "gamma" that it loads.
-    return re.sub(r"^language_model\.model\.", "language_model.", name.replace(".scale_factor", ".gamma"))
-
-
-def _head_name(name: str) -> str | None:
-    return None if _UNUSED_IN_HEAD.fullmatch(name) else name.removeprefix("model.")
 
 
 def _statistics(

@@ -39,19 +39,6 @@ def gaussian_velocity(
     return (t - (1 - t) * spread**2) / variance * (x - (1 - t) * mean) - mean
 
 
-class L1Head(nn.Module):
-    """Hold the weights of a published head under their names; the width is that of the language model."""
-
-    def __init__(self, width: int, horizon: int, action_dim: int, blocks: nn.ModuleList) -> None:
-        super().__init__()
-        self.horizon = horizon
-        self.layer_norm1 = nn.LayerNorm(action_dim * width)
-        self.fc1 = nn.Linear(action_dim * width, width)
-        self.mlp_resnet_blocks = blocks
-        self.layer_norm2 = nn.LayerNorm(width)
-        self.fc2 = nn.Linear(width, action_dim)
-
-
 def silence(layer: nn.Linear) -> None:
     """Make a layer say 0."""
     for weight in layer.parameters():
@@ -98,11 +85,12 @@ class _Bridge(nn.Module):
 
     def __init__(self, width: int, *, pro: bool) -> None:
         super().__init__()
-        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+        self.ffn = _ffn(width)
         self.q_proj = nn.Linear(width, width)
         self.o_proj = nn.Linear(width, width)
         self.gating_factor = nn.Parameter(torch.zeros(1))
-        self.turns, self.sources = pro, ("self", "adapter", "task") if pro else ("proj", "proj", "proj")
+        self.turned = rotated if pro else nn.Identity()
+        self.sources = ("self", "adapter", "task") if pro else ("proj", "proj", "proj")
         for source in dict.fromkeys(self.sources):
             for kind in "kv":
                 self.add_module(f"{kind}_{source}", nn.Linear(width, width))
@@ -124,7 +112,7 @@ class _Bridge(nn.Module):
     ) -> Float[Tensor, "bc h d"]:
         """Return the actions after the block; several rows of them (copies c) may share a row of what is read."""
         key, value = self._keys_values(self.sources[0], x)
-        query = self._turned(_heads(self.q_proj(x)))
+        query = self.turned(_heads(self.q_proj(x)))
         query = query / math.sqrt(query.shape[-1])
         copies = len(x) // len(keys)
         read = _apart(_together(query, copies) @ keys.transpose(2, 3), copies)
@@ -140,10 +128,7 @@ class _Bridge(nn.Module):
 
     def _keys_values(self, source: str, x: Float[Tensor, "b n d"]) -> tuple[Tensor, Tensor]:
         keys, values = (_heads(self.get_submodule(f"{kind}_{source}")(x)) for kind in "kv")
-        return self._turned(keys), values
-
-    def _turned(self, x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
-        return rotated(x) if self.turns else x
+        return self.turned(keys), values
 
 
 class BridgeFlowHead(nn.Module):
@@ -157,24 +142,17 @@ class BridgeFlowHead(nn.Module):
 
     def __init__(self, width: int, blocks: int, horizon: int, action_dim: int, *, pro: bool) -> None:
         super().__init__()
+        if width % _HEADS:
+            raise ValueError(f"width={width} must be a multiple of the {_HEADS} heads of bridge attention")
         self.query = nn.Parameter(torch.zeros(width))
         self.noise = nn.Linear(action_dim, width)
         self.positions = nn.Parameter(torch.zeros(horizon, width))
         self.time = TimeEmbedding(width)
         self.offsets = nn.Parameter(torch.zeros(blocks, 2, width))
-        self.blocks = bridge_blocks(width, blocks, pro=pro)
+        self.blocks = nn.ModuleList(_Bridge(width, pro=pro) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, action_dim)
         silence(self.noise)
-
-    def start_from(self, head: L1Head) -> None:
-        """Take the weights of a published head; its first layer becomes the constant that it gave."""
-        self.blocks.load_state_dict(head.mlp_resnet_blocks.state_dict())
-        self.norm.load_state_dict(head.layer_norm2.state_dict())
-        self.out.load_state_dict(head.fc2.state_dict())
-        with torch.no_grad():
-            # The published head is given zeros, and its norm turns them into its bias.
-            self.query.copy_(F.relu(head.fc1(head.layer_norm1.bias)))
 
     def prefix(
         self,
@@ -191,41 +169,12 @@ class BridgeFlowHead(nn.Module):
             read.extend(block.read(torch.cat([queries.to(dtype), *token], 1), seen.to(dtype)))
         return SharedContext(tuple(read))
 
-    def mean(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return the mean of the actions given x_t."""
-        read = ctx.tensors
-        time = self.time(t)
+    def velocity(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        read, time = ctx.tensors, self.time(t)
         hidden = self.query + self.positions + self.noise(x)
         for block, keys, values, offset in zip(self.blocks, read[::2], read[1::2], self.offsets, strict=True):
             hidden = block(hidden, keys, values, time + offset)
-        return self.out(self.norm(hidden)).float()
-
-    def velocity(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        return gaussian_velocity(x, t, self.mean(ctx, x, t), self.spread)
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ffn(x) + x
-
-
-class OftL1Head(L1Head):
-    """Predict as the published head: from the states of an action's slots, one per dimension, to the action."""
-
-    def __init__(self, width: int, horizon: int, action_dim: int) -> None:
-        blocks = nn.ModuleList(_Residual(width) for _ in range(2))
-        super().__init__(width, horizon, action_dim, blocks)
-
-    def mean(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b h a"]:
-        x = states.to(self.fc1.weight.dtype).unflatten(1, (self.horizon, -1)).flatten(2)
-        x = F.relu(self.fc1(self.layer_norm1(x)))
-        for block in self.mlp_resnet_blocks:
-            x = block(x)
-        return self.fc2(self.layer_norm2(x)).float()
+        return gaussian_velocity(x, t, self.out(self.norm(hidden)).float(), self.spread)
 
 
 class OftFlowHead(nn.Module):
@@ -240,7 +189,16 @@ class OftFlowHead(nn.Module):
     def __init__(self, width: int, horizon: int, action_dim: int) -> None:
         super().__init__()
         dit_width = min(512, width)
-        self.published = OftL1Head(width, horizon, action_dim)
+        self.horizon = horizon
+        self.published = nn.ModuleDict(
+            {
+                "layer_norm1": nn.LayerNorm(action_dim * width),
+                "fc1": nn.Linear(action_dim * width, width),
+                "mlp_resnet_blocks": nn.ModuleList(nn.ModuleDict({"ffn": _ffn(width)}) for _ in range(2)),
+                "layer_norm2": nn.LayerNorm(width),
+                "fc2": nn.Linear(width, action_dim),
+            }
+        )
         self.norm = nn.LayerNorm(width)
         self.into = nn.Linear(width, dit_width)
         self.slots = nn.Parameter(0.02 * torch.randn(horizon * action_dim, dit_width))
@@ -248,13 +206,22 @@ class OftFlowHead(nn.Module):
         nn.init.normal_(self.dit.positions, std=0.02)
         silence(self.dit.out)
 
-    def start_from(self, head: OftL1Head) -> None:
-        """Take the weights of a published head."""
-        self.published.load_state_dict(head.state_dict())
+    @property
+    def out(self) -> nn.Module:
+        return self.published["fc2"]
 
     def prefix(self, states: Float[Tensor, "b q d"]) -> TensorContext:
         slots = self.into(self.norm(states.to(self.into.weight.dtype))) + self.slots
-        return TensorContext(mean=self.published.mean(states), prefix=self.dit.prefix(slots))
+        return TensorContext(mean=self.mean(states), prefix=self.dit.prefix(slots))
+
+    def mean(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b h a"]:
+        """Return the action of the published head, from the states of its slots, one per dimension."""
+        head = self.published
+        x = states.to(self.into.weight.dtype).unflatten(1, (self.horizon, -1)).flatten(2)
+        x = F.relu(head["fc1"](head["layer_norm1"](x)))
+        for block in head["mlp_resnet_blocks"].children():
+            x = x + block.get_submodule("ffn")(x)
+        return head["fc2"](head["layer_norm2"](x)).float()
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         return gaussian_velocity(x, t, ctx["mean"], self.spread) + self.dit(x, t, ctx["prefix"]).float()
@@ -275,11 +242,8 @@ def rotated(x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
     return x * angles.cos().to(x.dtype) + turned * angles.sin().to(x.dtype)
 
 
-def bridge_blocks(width: int, blocks: int, *, pro: bool) -> nn.ModuleList:
-    """Return a block for each layer of the language model."""
-    if width % _HEADS:
-        raise ValueError(f"width={width} must be a multiple of the {_HEADS} heads of bridge attention")
-    return nn.ModuleList(_Bridge(width, pro=pro) for _ in range(blocks))
+def _ffn(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
 
 
 def _heads(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prophet_gym.errors import UnknownOptionError
-from prophrl_algos.vla._units import affine, env_to_policy, normalise, policy_to_env, unnormalise
+from prophrl_algos.vla._units import affine, env_to_policy, policy_to_env
 from prophrl_algos.vla.conventions import CONVENTIONS, convention
 
 OPEN, CLOSED = 0.9, 0.1
@@ -52,9 +52,9 @@ def test_policies_of_libero_saw_mirrored_images_and_those_of_bridge_upright_ones
 def test_quantiles_span_minus_one_to_one_and_masked_numbers_stay():
     statistics = {"q01": torch.tensor([-2.0, 0.0]), "q99": torch.tensor([4.0, 1.0])}
     by = affine("QUANTILES", statistics, eps=0.0)
-    assert normalise(torch.tensor([[-2.0, 0.0], [4.0, 1.0], [1.0, 0.5]]), by).tolist() == [[-1, -1], [1, 1], [0, 0]]
+    assert by.normalise(torch.tensor([[-2.0, 0.0], [4.0, 1.0], [1.0, 0.5]])).tolist() == [[-1, -1], [1, 1], [0, 0]]
     masked = affine("QUANTILES", statistics, eps=0.0, mask=torch.tensor([True, False]))
-    assert normalise(torch.tensor([[4.0, 0.25]]), masked).tolist() == [[1.0, 0.25]]
+    assert masked.normalise(torch.tensor([[4.0, 0.25]])).tolist() == [[1.0, 0.25]]
 
 
 @pytest.mark.parametrize("scaling", ["QUANTILES", "MEAN_STD"])
@@ -63,9 +63,9 @@ def test_scales_are_inverted(scaling):
     statistics["std"] = torch.tensor([2.0])
     by = affine(scaling, statistics, eps=1e-6)
     values = torch.linspace(-4, 4, 9)[:, None]
-    torch.testing.assert_close(unnormalise(normalise(values, by), by), values)
+    torch.testing.assert_close(by.undo(by.normalise(values)), values)
     expected = {"QUANTILES": 0.5, "MEAN_STD": 0.75}[scaling]
-    assert normalise(torch.tensor([2.0]), by).item() == pytest.approx(expected, abs=1e-5)
+    assert by.normalise(torch.tensor([2.0])).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_unknown_row_is_refused():

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from prophrl_algos.flow import FlowSchedule, no_step, rescore, sample, select_obs
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.trainer._weight_copy import WeightCopy
-from prophrl_algos.vla._units import unnormalise
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -64,7 +63,7 @@ def test_what_sft_lowers_is_the_networks_own_loss(family, seen):
     obs = policy.prepare(*seen)
     latents = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(1))
     # These policies say the env's own actions.
-    actions = unnormalise(latents, policy.processor.actions)
+    actions = policy.processor.actions.undo(latents)
     loss = policy.sft_loss(obs, actions, generator=torch.Generator().manual_seed(5))
     draws = torch.Generator().manual_seed(5)
     noise = torch.randn(3, 4, policy.spec.latent_dim, generator=draws)

@@ -11,15 +11,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophrl_algos.vla.io._weights import (
     load_strictly,
     read_json,
-    read_pt,
     read_safetensors,
     renamed,
     require_sizes,
     tensor_names,
+    unwrapped,
     without_init,
 )
 
@@ -144,7 +145,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, bad):
         read_safetensors(tmp_path)
     torch.save(broken, tmp_path / "head.pt")
     with pytest.raises(CheckpointError, match=r"head\.pt is damaged: 1\.bias"):
-        read_pt(tmp_path / "head.pt")
+        unwrapped(read_tensors(tmp_path / "head.pt"))
 
 
 def test_a_head_that_unpacks_to_more_than_its_file_or_was_not_fetched_is_refused(tmp_path):
@@ -157,13 +158,13 @@ def test_a_head_that_unpacks_to_more_than_its_file_or_was_not_fetched_is_refused
             archive.writestr(name, content)
     assert path.stat().st_size < 2**16
     with pytest.raises(CheckpointError, match="unpacks to more than its own size"):
-        read_pt(path)
+        unwrapped(read_tensors(path))
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(CheckpointError, match=r"action_head--1_checkpoint\.pt is a Git LFS pointer.*git lfs pull"):
-        read_pt(path)
+        unwrapped(read_tensors(path))
     torch.save(state(), path, _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match=r"format of torch before 1\.6"):
-        read_pt(path)
+        unwrapped(read_tensors(path))
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -180,20 +181,20 @@ def test_damaged_files_are_named(tmp_path):
 
 def test_pt_files_lose_the_prefix_of_distributed_training_and_run_no_code(tmp_path):
     torch.save({f"module.{name}": tensor for name, tensor in state().items()}, tmp_path / "head.pt")
-    assert read_pt(tmp_path / "head.pt").keys() == state().keys()
+    assert unwrapped(read_tensors(tmp_path / "head.pt")).keys() == state().keys()
     torch.save({"model": net()}, tmp_path / "whole.pt")
     with pytest.raises(CheckpointError, match="holds objects other than tensors, which are never unpickled"):
-        read_pt(tmp_path / "whole.pt")
+        unwrapped(read_tensors(tmp_path / "whole.pt"))
     torch.save({"step": 3}, tmp_path / "meta.pt")
     with pytest.raises(CheckpointError, match=r"must hold tensors alone, got step \(int\)"):
-        read_pt(tmp_path / "meta.pt")
+        unwrapped(read_tensors(tmp_path / "meta.pt"))
 
 
 def test_renaming_drops_and_refuses_collisions():
-    found = renamed(state(), lambda name: None if name.endswith("bias") else f"model.{name}")
-    assert sorted(found) == ["model.0.weight", "model.1.weight"]
+    found = renamed(state(), ((r"^(\d)\.bias$", r"shift.\1"), ("^", "model.")))
+    assert sorted(found) == ["model.0.weight", "model.1.weight", "model.shift.0", "model.shift.1"]
     with pytest.raises(CheckpointError, match="two tensors of the checkpoint would be called weight"):
-        renamed(state(), lambda name: name.split(".")[1])
+        renamed(state(), ((r"^\d\.", ""),))
 
 
 def test_layers_can_be_made_without_drawing_weights():
