@@ -1,7 +1,8 @@
 """`Algorithm`: everything an experiment swaps, as one object of functions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,8 +33,7 @@ LossWeights = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, "
 LOG_RATIO_LIMIT = 20.0
 
 
-@dataclass(frozen=True)
-class RatioStats:
+class RatioStats(NamedTuple):
     """What happened to the ratios of a batch that counted; scalar tensors on the batch's device.
 
     `clipped_low` is the fraction with A < 0 and r < 1 - clip_low, `clipped_high` with A > 0 and r > 1 + clip_high.
@@ -49,13 +49,10 @@ class RatioStats:
     @staticmethod
     def merge(parts: Sequence["RatioStats"]) -> "RatioStats":
         """Combine the statistics of several microbatches; means are weighted by the number of ratios."""
-        stacked = {each.name: torch.stack([getattr(part, each.name) for part in parts]) for each in fields(RatioStats)}
-        total = stacked["ratios"].sum()
-        fraction = stacked["ratios"] / total.clamp(min=1)
-        means = {name: (stacked[name] * fraction).sum() for name in ("ratio_mean", "clipped_low", "clipped_high")}
-        return RatioStats(
-            ratios=total, ratio_min=stacked["ratio_min"].min(), ratio_max=stacked["ratio_max"].max(), **means
-        )
+        ratios, mean, least, most, low, high = (torch.stack(each) for each in zip(*parts, strict=True))
+        fraction = ratios / ratios.sum().clamp(min=1)
+        mean, low, high = ((each * fraction).sum() for each in (mean, low, high))
+        return RatioStats(ratios.sum(), mean, least.min(), most.max(), low, high)
 
 
 def sampled_path(path: FlowPath, seed: int) -> FlowPath:
@@ -124,40 +121,25 @@ class Algorithm:
     ) -> tuple[Float[Tensor, ""], RatioStats]:
         """Return the clipped loss and what happened to its ratios.
 
-        Args:
-            log_prob: Of the policy that is improved; may be NaN where masked.
-            old: Of the policy that sampled.
-            advantages: Of each decision: its rollout's.
-            mask: Actions that were executed in a rollout that had not ended.
-            clip_low: Lower clipping range of the ratio, for example 0.2.
-            clip_high: Upper clipping range of the ratio, for example 0.28.
-            loss_weights: Of each decision, at least 0; 1 if not given.
-            denominator: Weighted valid entries (s, n, a) of the whole minibatch, so that the losses of microbatches
-                add up to its loss; the valid entries of these decisions if not given.
+        `mask` has the actions that were executed; log-probs may be NaN elsewhere. A decision has its rollout's
+        advantage, and a weight of at least 0 (1 if not given). The loss is divided by `denominator`, the weighted valid
+        entries (s, n, a) of the whole minibatch, so that the losses of microbatches add up to its loss; if it is not
+        given, by the valid entries of these decisions.
 
         Raises:
             ValueError: A clipping range or the denominator is not above 0.
         """
         if denominator is not None and not denominator > 0:
             raise ValueError(f"denominator must be above 0 or None (the valid entries given here), got {denominator}")
-        log_ratio, weights = self.reduce(masked_log_ratio(log_prob, old, mask), mask)
+        # Subtracted before anything is summed: each log-prob is large, and float32 would lose the ratio in the sums.
+        difference = torch.where(mask[:, None, :, None], log_prob - old.detach(), 0.0)
+        log_ratio, weights = self.reduce(difference, mask)
         terms, stats = clipped_surrogate(log_ratio, advantages, weights > 0, clip_low=clip_low, clip_high=clip_high)
         if loss_weights is not None:
             weights = weights * loss_weights.view(-1, *[1] * (weights.ndim - 1))
         # Every algorithm divides by entries, whatever its ratios are of, so that their gradients can be compared.
         own = float(max(int(mask.sum()) * log_prob.shape[3], 1)) if denominator is None else denominator
         return -(terms * weights).sum() / own, stats
-
-
-def masked_log_ratio(
-    log_prob: Float[Tensor, "s k n a"], old: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
-) -> Float[Tensor, "s k n a"]:
-    """Return l_k - l_k_old of every flow step, and 0 where masked.
-
-    The difference is taken before anything is summed: each l_k is large, and float32 would lose the ratio in the sums.
-    What is masked may be NaN; it gets no gradient, nor does `old`.
-    """
-    return torch.where(mask[:, None, :, None], log_prob - old.detach(), 0.0)
 
 
 def clipped_surrogate(

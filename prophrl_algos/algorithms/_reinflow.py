@@ -36,14 +36,7 @@ class LearnedNoise(nn.Module):
         self.float()  # whatever torch's default dtype is
 
     def forward(
-        self,
-        sample: Latents,
-        velocity: Latents,
-        t: Number,
-        t_next: Number,
-        *,
-        noise_level: Number = 0.0,
-        t_clamp: Number = 1.0,
+        self, sample: Latents, velocity: Latents, t: Number, t_next: Number, *, noise_level: Number, t_clamp: Number
     ) -> Moments:
         """Return the mean of the ODE step and the learned std; `noise_level` and `t_clamp` are not read."""
         del noise_level, t_clamp

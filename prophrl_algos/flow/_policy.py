@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,11 +60,9 @@ class TensorContext(dict[str, Tensor]):
     """A context of named, batch-leading tensors, for policies that need no more."""
 
     def select(self, rows: Int[Tensor, " r"]) -> "TensorContext":
-        """Return the given batch elements, in the given order."""
         return TensorContext(select_obs(self, rows))
 
     def repeat_interleave(self, repeats: int) -> "TensorContext":
-        """Return every batch element `repeats` times, its copies side by side."""
         return TensorContext({name: tensor.repeat_interleave(repeats, 0) for name, tensor in self.items()})
 
 
@@ -102,8 +100,7 @@ class FlowPolicy(Protocol):
         """Return the state, as `nn.Module` does."""
 
 
-@dataclass(frozen=True)
-class FlowScores:
+class FlowScores(NamedTuple):
     """What a policy says of the steps of a path, on executed actions and real dimensions; float32.
 
     `log_prob` is in nats and 0 where std is 0, as it is where a step is deterministic.
@@ -115,17 +112,16 @@ class FlowScores:
 
     def select(self, rows: Int[Tensor, " r"]) -> "FlowScores":
         """Return the given batch elements."""
-        return FlowScores(self.log_prob[rows], self.mean[rows], self.std[rows])
+        return FlowScores(*(each[rows] for each in self))
 
     def to(self, device: torch.device) -> "FlowScores":
         """Return the scores on another device."""
-        return FlowScores(self.log_prob.to(device), self.mean.to(device), self.std.to(device))
+        return FlowScores(*(each.to(device) for each in self))
 
     @staticmethod
     def cat(parts: Sequence["FlowScores"], dim: int = 0) -> "FlowScores":
         """Concatenate scores along an axis, the batch's if not given."""
-        tensors = zip(*((part.log_prob, part.mean, part.std) for part in parts), strict=True)
-        return FlowScores(*(torch.cat(each, dim) for each in tensors))
+        return FlowScores(*(torch.cat(each, dim) for each in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -149,11 +145,6 @@ class FlowPath:
     def x0(self) -> Float[Tensor, "s h d"]:
         """The denoised latents, which `FlowPolicy.decode` reads."""
         return self.latents[:, -1]
-
-    @property
-    def after(self) -> Float[Tensor, "s k h d"]:
-        """What the density of each step is of."""
-        return self.schedule.target(self.latents)
 
     def __len__(self) -> int:
         return len(self.latents)

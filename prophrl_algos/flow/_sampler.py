@@ -13,13 +13,9 @@ from prophrl_algos.flow._sde import gaussian_log_prob
 
 @torch.no_grad()
 def sample(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, generators: Sequence[torch.Generator]) -> FlowPath:
-    """Denoise one latent for each element of `obs`.
+    """Denoise one latent for each element of `obs`, whose prefix is encoded once.
 
-    Args:
-        policy: Gives the velocity; its prefix is encoded once.
-        obs: One element per generator.
-        schedule: Times and noise.
-        generators: On the CPU; all randomness of element i comes from `generators[i]`, whatever the batch around it.
+    All randomness of element i comes from `generators[i]`, on the CPU, whatever the batch around it.
 
     Raises:
         ValueError: The schedule is one of `renoised`, for scoring alone.
@@ -68,7 +64,7 @@ def rescore(
             velocity = policy.velocity(repeated, latents.flatten(0, 1), times.repeat(len(path)))
             velocities.append(velocity.float().unflatten(0, (len(path), count)))
         mean, std = path.schedule.moments(before, torch.cat(velocities, 1), path.stochastic)
-        return _score(path.after, mean, std, policy.spec)
+        return _score(path.schedule.target(path.latents), mean, std, policy.spec)
 
 
 def step_stds(scores: FlowScores, stochastic: Bool[Tensor, "s k"]) -> Float[Tensor, " k"]:

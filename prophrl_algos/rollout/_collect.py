@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prophet_gym.errors import InvalidStartError
-from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, sample, select_obs
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, device_of, sample, select_obs
 from prophrl_algos.rollout._groups import GroupPlan, random_number, refuse_official
 
 CPU = torch.device("cpu")
@@ -98,22 +98,11 @@ class Rollouts:
     seconds: Mapping[str, float]
 
 
-def collect(
-    policy: FlowPolicy,
-    env: VectorEnv,
-    schedule: FlowSchedule,
-    plan: GroupPlan,
-    *,
-    seed: int,
-) -> Rollouts:
+def collect(policy: FlowPolicy, env: VectorEnv, schedule: FlowSchedule, plan: GroupPlan, *, seed: int) -> Rollouts:
     """Collect groups of rollouts; a group that has ended makes room for the next while the others continue.
 
-    Args:
-        policy: Acts, in float32 or under the caller's autocast, which the env is kept out of.
-        env: Its sub-environments are split into `num_envs / group_size` places for groups.
-        schedule: How chunks are sampled.
-        plan: Which groups, and how they begin and end.
-        seed: Seed of everything random here.
+    The sub-environments are split into `num_envs / group_size` places for groups. The policy acts in float32 or under
+    the caller's autocast, which the env is kept out of.
 
     Raises:
         ValueError: The env's size, autoreset mode or horizon does not fit, or it gave a reward that is not finite.
@@ -134,8 +123,8 @@ def collect(
                 group = rollout.running.pop(place)
                 # A group is kept whatever it is once too few can still be begun to reject it.
                 possible = len(kept) + len(rollout.running) + plan.limit - rollout.started
-                low, high = plan.grouping.keep
-                if low <= rollout.mean_success(group) <= high or possible < plan.groups:
+                success = float(np.mean([each.success for each in rollout.group(group) if each.scored] or [0]))
+                if plan.grouping.keep[0] <= success <= plan.grouping.keep[1] or possible < plan.groups:
                     kept.append(group)
                 free.append(place)
             bar.update()
@@ -166,6 +155,8 @@ class _Rollout:
     def __post_init__(self) -> None:
         count, self.group_size = self.env.num_envs, self.plan.group_size
         self.places = count // self.group_size
+        # The caller's autocast is the policy's alone.
+        self.outside_autocast = torch.autocast(device_of(self.policy).type, enabled=False)
         self.live = np.zeros(count, dtype=np.bool_)
         self.trajectory = np.zeros(count, dtype=np.int64)
         self.instructions = [""] * count
@@ -181,7 +172,7 @@ class _Rollout:
         # Numbered across processes, so that a group's seed does not depend on how many share the work.
         groups = [self.plan.first + group * self.plan.stride for group in begun for _ in range(size)]
         numbers = [group * size + index % size for index, group in enumerate(groups)]
-        with _timed(self.clock, "env"), _outside_autocast():
+        with _timed(self.clock, "env"), self.outside_autocast:
             self.observation, info = self.plan.grouping.begin(self.env, rows, groups, numbers, self.seed)
         refuse_official({entry(info, "split", row, default=None) for row in rows})
         self.live[rows] = True
@@ -206,7 +197,7 @@ class _Rollout:
             obs, path, actions = act(
                 self.policy, self.env, self.observation, rows, self.instructions, self.schedule, self.generators
             )
-        with _timed(self.clock, "env"), _outside_autocast():
+        with _timed(self.clock, "env"), self.outside_autocast:
             self.observation, reward, terminated, truncated, info = self.env.step(actions)
         chunk = actions.shape[1]
         executed = np.array([int(entry(info, "executed", row, default=chunk)) for row in rows.tolist()])
@@ -225,10 +216,6 @@ class _Rollout:
     def group(self, number: int) -> list[EpisodeResult]:
         """Return the episodes of a group."""
         return self.episodes[number * self.group_size : (number + 1) * self.group_size]
-
-    def mean_success(self, group: int) -> float:
-        """Return the mean over the group's scored rollouts; 0 if there are none."""
-        return float(np.mean([each.success for each in self.group(group) if each.scored] or [0]))
 
     def gather(self, kept: Sequence[int], seconds: float) -> Rollouts:
         """Return the kept groups, in the given order."""
@@ -252,16 +239,6 @@ class _Rollout:
             started=self.started,
             seconds=self.clock | {"rollout": seconds},
         )
-
-
-@contextmanager
-def _outside_autocast() -> Iterator[None]:
-    """Let an env compute as it does without the caller's autocast, which is the policy's alone."""
-    with ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
 
 
 @contextmanager

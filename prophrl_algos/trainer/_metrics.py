@@ -1,6 +1,6 @@
 """The metrics of an update: its rollouts, the parts of its loss, and what the optimizer saw."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
@@ -76,8 +76,8 @@ def learning_metrics(tally: Tally, path: FlowPath, weights: Float[Tensor, " k"],
         "entropy": tally.entropy / entries / max(float(path.stochastic.sum(1).float().mean()), 1.0),
     }
     if tally.stats:
-        stats = RatioStats.merge(tally.stats)
-        metrics |= {each.name: float(getattr(stats, each.name)) for each in fields(stats) if each.name != "ratios"}
+        stats = RatioStats.merge(tally.stats)._asdict()
+        metrics |= {name: float(value) for name, value in stats.items() if name != "ratios"}
     # The gradient reaches the policy through its velocity, so that is where the steps are compared.
     per_step = tally.squares.sqrt() * path.schedule.velocity_gains(path.latents.shape[3])
     metrics |= {f"flow_gradient/{step:02d}": float(norm) for step, norm in enumerate(per_step)}

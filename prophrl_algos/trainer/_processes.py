@@ -30,7 +30,7 @@ class Processes:
             import_module("torch.distributed.nn")
             dist.init_process_group()
             # Gloo's threads must end before the interpreter does, or the process may abort after its work is done.
-            atexit.register(_leave)
+            atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
@@ -66,8 +66,3 @@ class Processes:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -92,16 +92,11 @@ class Trainer:
     ) -> None:
         """Check that everything fits; nothing is generated yet.
 
-        Args:
-            policy: Improved in place; kept in eval mode, since dropout would make an unchanged policy's ratio random.
-            optimizer: Optimizer of the policy's parameters (and of the algorithm's kernel, where it has any).
-            env: With autoreset DISABLED; its size is a multiple of the group size.
-            config: `TrainerConfig()` if not given.
-            algorithm: What an experiment swaps.
-            flowscale: Balances the flow steps; off if not given.
-            grouping: How groups begin and end; `Grouping()` if not given.
-            autocast: Precision of velocities; densities are always float32.
-            processes: Train together: `Processes.joined()` under torchrun; this one alone if not given.
+        The policy is improved in place and kept in eval mode, since dropout would make an unchanged policy's ratio
+        random. The optimizer is of its parameters, and of those of the algorithm's kernel. The env has autoreset
+        DISABLED and a multiple of the group size. FlowScale is off if it is not given. `autocast` is the precision of
+        velocities; densities are always float32. With `Processes.joined()`, under torchrun, several processes train
+        together.
 
         Raises:
             ValueError: Something does not fit; the message says what to change.

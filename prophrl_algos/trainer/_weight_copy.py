@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
@@ -44,10 +43,7 @@ class WeightCopy:
         for name, kept in self._kept.items():
             kept.copy_(state[name])
 
-    @torch.no_grad()
     def _swap(self) -> None:
-        # In place, so that the optimizer's parameters stay the same objects; one tensor at a time, to save memory.
+        # The optimizer's parameters stay the same objects, and nothing is copied.
         for name, weight in self._weights.items():
-            now = weight.clone()
-            weight.copy_(self._kept[name])
-            self._kept[name].copy_(now)
+            weight.data, self._kept[name] = self._kept[name], weight.data
