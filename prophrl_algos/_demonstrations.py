@@ -67,7 +67,11 @@ def read_demonstrations(
 
     listed = [list_recordings(folders, task=task, without=without) for task in tasks or (None,)]
     episodes = [read_episode(path) for number in range(len(folders)) for of_task in listed for path in of_task[number]]
-    chosen = _of_modes(episodes, modes, failing)
+    present = {episode.sim.mode for episode in episodes}
+    if unknown := [mode for mode in (*modes, *failing) if episodes and mode not in present]:
+        raise unknown_option("mode in the recording", unknown[0], present)
+    wanted = set(modes) or present
+    chosen = [e for e in episodes if e.sim.mode in failing or (e.sim.success[-1] and e.sim.mode in wanted)]
     if not chosen:
         raise ValueError(
             f"{', '.join(map(str, folders))} holds no episode to clone: of {len(episodes)} recorded in tasks "
@@ -80,19 +84,6 @@ def read_demonstrations(
         seen = policy.prepare({"image": frames}, [episode.instruction] * len(frames))
         obs.append({**seen, **({} if episode.camera is None else {"points": points_of(episode)})})
     return Demonstrations(cat_obs(obs), [each.actions for each in chosen], policy.spec.horizon, device_of(policy))
-
-
-def _of_modes(episodes: Sequence["Episode"], modes: Sequence[str], failing: Sequence[str]) -> list["Episode"]:
-    """Return the successful episodes of `modes` (any if empty), and all episodes of `failing`."""
-    present = {episode.sim.mode for episode in episodes}
-    for mode in (*modes, *failing):
-        if episodes and mode not in present:
-            raise unknown_option("mode in the recording", mode, present)
-    return [
-        each
-        for each in episodes
-        if each.sim.mode in failing or (each.sim.success[-1] and (not modes or each.sim.mode in modes))
-    ]
 
 
 def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:

@@ -82,7 +82,17 @@ def make_logger(name: str, folder: Path, *, done: int = 0) -> Logger:
     if name == "csv":
         return CsvLogger(folder / "metrics.csv")
     if name == "tensorboard":
-        return _tensorboard(folder / "tensorboard", done)
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What the folder holds of later updates than these is hidden.
+        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done)
+
+        def send(metrics: Metrics, step: int) -> None:
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
+
+        return _Sender(send, writer.close)
     if name == "wandb":
         import wandb  # pyright: ignore[reportMissingImports]
 
@@ -94,20 +104,6 @@ def make_logger(name: str, folder: Path, *, done: int = 0) -> Logger:
 
     trackio.init(project=_PROJECT, name=run_name(folder), resume="allow")
     return _Sender(trackio.log, trackio.finish)
-
-
-def _tensorboard(folder: Path, done: int) -> Logger:
-    from torch.utils.tensorboard import SummaryWriter
-
-    # What the folder holds of later updates than these is hidden.
-    writer = SummaryWriter(str(folder), purge_step=done)
-
-    def send(metrics: Metrics, step: int) -> None:
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
-
-    return _Sender(send, writer.close)
 
 
 def run_name(folder: Path) -> str:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch import nn
-
 from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos._loggers import Logger
 from prophrl_algos.rollout._collect import progress_bar
@@ -26,14 +24,9 @@ def run(
     """Run the updates that are left.
 
     `folder/last.pt` holds the trainer; a run that was killed resumes from it and ends with the same weights.
-    `folder/best.pt` holds the policy's weights at the best evaluation so far.
-
-    Args:
-        trainer: Fresh, with the arguments of the run that is resumed, if there is one.
-        folder: Folder of this run alone.
-        loggers: Take the metrics of every update, evaluations as `evaluation/...`.
-        evaluate: Returns at least `success`; called after every `evaluate_every` updates and the last one.
-        evaluate_every: Updates between evaluations.
+    `folder/best.pt` holds the policy's weights at the best evaluation so far. The trainer is fresh, with the arguments
+    of the run that is resumed, if there is one. `evaluate` returns at least `success` and is called after every
+    `evaluate_every` updates and the last one; loggers take what it says as `evaluation/...`.
 
     Raises:
         CheckpointError: `folder/last.pt` is damaged, or of an earlier version.
@@ -53,7 +46,12 @@ def run(
             metrics = trainer.iterate()
             due = trainer.done == updates or trainer.done % evaluate_every == 0
             if evaluate is not None and due:
-                best = max(best, _evaluate(trainer, folder, evaluate, metrics, best))
+                found = evaluate()
+                metrics |= {f"evaluation/{name}": value for name, value in found.items()}
+                if found["success"] > best and main:
+                    state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found["success"]}
+                    save_checkpoint(folder / BEST, state)
+                best = max(best, found["success"])
             if main:
                 # Logged before it is saved: a kill between the two logs an update again, and never loses one.
                 for logger in loggers:
@@ -66,13 +64,3 @@ def run(
         bar.close()
         for logger in loggers:
             logger.close()
-
-
-def _evaluate(trainer: Trainer, folder: Path, evaluate: Callable[[], Metrics], metrics: Metrics, best: float) -> float:
-    found = evaluate()
-    metrics |= {f"evaluation/{name}": value for name, value in found.items()}
-    if found["success"] > best and trainer.processes.main:
-        assert isinstance(trainer.policy, nn.Module)
-        state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found["success"]}
-        save_checkpoint(folder / BEST, state)
-    return found["success"]

@@ -15,40 +15,29 @@ _FIT_BATCH = 48
 
 
 def check_flow_policy(
-    policy: FlowPolicy,
-    env_obs: Any,
-    instructions: Sequence[str],
-    *,
-    tolerance: float = 1e-4,
-    fit_steps: int = 0,
+    policy: FlowPolicy, env_obs: Any, instructions: Sequence[str], *, tolerance: float = 1e-4, fit_steps: int = 0
 ) -> None:
     """Check a policy against the contract of `FlowPolicy`.
 
     It checks sizes and dtypes, purity, independence of the batch around an element, contexts, seeds, re-scoring to the
     bit (a ratio of 1), gradients and padding; with `fit_steps`, also that sampling and `decode` give back what
-    `sft_loss` teaches, which a flipped time or sign fails.
+    `sft_loss` teaches in so many steps of Adam, which a flipped time or sign fails; the weights are put back.
 
-    Args:
-        policy: In eval mode, with weights that are not degenerate (a zero-initialised head hides errors).
-        env_obs: Observations of two or more different sub-environments.
-        instructions: One per sub-environment.
-        tolerance: Largest difference of log-probs and velocities between batchings, where 1 is their scale.
-        fit_steps: Adam steps of the last check; it trains the policy in place and puts its weights back.
+    The policy is in eval mode, with weights that are not degenerate (a zero-initialised head hides errors);
+    observations are of two or more different sub-environments, with an instruction for each. Log-probs and velocities
+    may differ by `tolerance` between batchings, where 1 is their scale.
 
     Raises:
         AssertionError: Says what must hold and what was found.
     """
-    spec, rows = policy.spec, len(instructions)
+    rows = len(instructions)
     assert rows >= 2, f"check_flow_policy needs at least 2 batch elements, got {rows}"
     assert isinstance(policy, nn.Module), f"a policy must be an nn.Module, got {type(policy).__name__}"
     assert not policy.training, "the policy must be in eval mode: call policy.eval()"
     obs = policy.prepare(env_obs, instructions)
     _check_obs(obs, rows)
     _check_velocity(policy, obs, _noise(policy, rows, 0), tolerance)
-    schedule = FlowSchedule(spec.num_steps, 0.5)
-    path = _check_sampling(policy, obs, schedule, rows)
-    _check_rescoring(policy, obs, path, tolerance)
-    _check_gradient(policy, obs, path)
+    path = _check_scores(policy, obs, rows, tolerance)
     _check_decode(policy, obs, path.x0, rows)
     if fit_steps:
         copies = torch.arange(rows).repeat(max(_FIT_BATCH // rows, 1))
@@ -81,35 +70,25 @@ def _check_velocity(policy: FlowPolicy, obs: Obs, x: Tensor, tolerance: float) -
             index = torch.tensor([row])
             alone = policy.velocity(policy.encode(select_obs(obs, index), grad=False), x[index], t[index])
             _close(f"element {row} must not depend on the others of its batch", velocity[row], alone[0], tolerance)
-        _check_context(policy, context, x, t, velocity, tolerance)
+        # Reversed, since a context that ignores the order would pass with the identity.
+        order = torch.arange(rows).flip(0)
+        picked = policy.velocity(context.select(order), x[order], t[order])
+        _close("context.select must give the elements in the order asked for", velocity[order], picked, tolerance)
+        each = torch.arange(rows).repeat_interleave(2)
+        doubled = policy.velocity(context.repeat_interleave(2), x[each], t[each])
+        message = "context.repeat_interleave must keep copies of an element side by side"
+        _close(message, velocity[each], doubled, tolerance)
         moved = policy.velocity(context, x, t * 0.5)
     assert not torch.allclose(moved, velocity), "velocity must depend on t"
 
 
-def _check_context(policy: FlowPolicy, context: Any, x: Tensor, t: Tensor, velocity: Tensor, tolerance: float) -> None:
-    # Reversed, since a context that ignores the order would pass with the identity.
-    order = torch.arange(len(x)).flip(0)
-    picked = policy.velocity(context.select(order), x[order], t[order])
-    _close("context.select must give the elements in the order asked for", velocity[order], picked, tolerance)
-    doubled = policy.velocity(context.repeat_interleave(2), x.repeat_interleave(2, 0), t.repeat_interleave(2))
-    _close(
-        "context.repeat_interleave must keep copies of an element side by side",
-        velocity.repeat_interleave(2, 0),
-        doubled,
-        tolerance,
-    )
-
-
-def _check_sampling(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, rows: int) -> FlowPath:
+def _check_scores(policy: FlowPolicy, obs: Obs, rows: int, tolerance: float) -> FlowPath:
+    schedule = FlowSchedule(policy.spec.num_steps, 0.5)
     path = sample(policy, obs, schedule, _generators(range(rows)))
     again = sample(policy, obs, schedule, _generators(range(rows)))
     assert torch.equal(path.latents, again.latents), "the same seeds must give the same path: is there dropout?"
     other = sample(policy, obs, schedule, _generators(range(50, 50 + rows)))
     assert not torch.equal(path.latents, other.latents), "other seeds must give another path"
-    return path
-
-
-def _check_rescoring(policy: FlowPolicy, obs: Obs, path: FlowPath, tolerance: float) -> None:
     same = rescore(policy, obs, path, steps_per_call=1, grad=False).log_prob
     assert torch.equal(same, path.log_prob), (
         "re-scoring in the shapes of sampling must give the same bits, differs by up to "
@@ -118,9 +97,6 @@ def _check_rescoring(policy: FlowPolicy, obs: Obs, path: FlowPath, tolerance: fl
     together = rescore(policy, obs, path, grad=False).log_prob
     gap = float((together - path.log_prob).sum(1).abs().max())
     assert gap <= tolerance, f"re-scoring all steps in one call must agree within {tolerance:g}, differs by {gap:g}"
-
-
-def _check_gradient(policy: FlowPolicy, obs: Obs, path: FlowPath) -> None:
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
     assert weights, "a policy must have weights that require a gradient"
     gradients = torch.autograd.grad(rescore(policy, obs, path).log_prob.sum(), weights, allow_unused=True)
@@ -128,6 +104,7 @@ def _check_gradient(policy: FlowPolicy, obs: Obs, path: FlowPath) -> None:
     assert reached, "the log-prob must have a gradient in the policy's weights"
     assert all(torch.isfinite(gradient).all() for gradient in reached), "gradients must be finite"
     assert any(gradient.abs().sum() > 0 for gradient in reached), "some gradient must not be 0"
+    return path
 
 
 def _check_decode(policy: FlowPolicy, obs: Obs, x0: Tensor, rows: int) -> None:
