@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,11 +134,9 @@ class OpenVino:
             return None
 
     def _exported(self, hidden_states: Tensor, timestep: Tensor, given: dict[str, Tensor], layout: str) -> Any:
-        import openvino as ov
-
         _used_in[:] = [os.getpid()]
         folder = cache_dir() / "engines" / self._key(layout)
-        core = ov.Core()
+        core = _core()
         options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         model = _read(core, folder / _MODEL)
         if model is None:
@@ -166,6 +164,19 @@ class OpenVino:
         what = [layout, json.dumps(config, sort_keys=True), version("openvino"), torch.__version__]
         digest.update("\n".join(what).encode())
         return digest.hexdigest()[:24]
+
+
+@cache
+def _core() -> Any:
+    """Return the one Core of this process, which is never freed.
+
+    A Core gives the thread that makes it a stack for signals, on processors with AVX-512, and takes it away when it is
+    freed. Where two are freed in another order than the reverse, the thread keeps a stack that is no more, and the next
+    signal with a handler, as that of a child that ends, kills the process without a word (OpenVINO 2026.4).
+    """
+    import openvino as ov
+
+    return ov.Core()
 
 
 def _plain(tensors: list[Any]) -> bool:

@@ -171,6 +171,30 @@ def test_a_forked_process_dreams_by_pytorch():
     assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout == "0\n"
 
 
+SIGNAL = """
+import gc
+import os
+import signal
+from tests._io.test_engine import dreamt, prophet
+
+first, second = prophet(), prophet()
+dreamt(first), dreamt(second)
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+def test_signals_are_handled_after_engines_are_gone():
+    # On processors with AVX-512 the process died here, see `_core`.
+    command = [sys.executable, "-W", "ignore", "-c", SIGNAL]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout == "handled\n"
+
+
 @pytest.mark.parametrize("faster", [True, False])
 def test_auto_takes_what_is_faster_and_remembers_it(faster, cache, monkeypatch):
     monkeypatch.setattr(_engine, "_faster", lambda *_: faster)
