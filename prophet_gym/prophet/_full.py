@@ -284,5 +284,8 @@ def sample_chunk(
     dtype = next(transformer.parameters()).dtype
     read = {name: getattr(conditions, name) for name in ("given", "history", "actions", "action_frames")}
     inputs = replace(conditions, **{name: value.to(dtype) for name, value in read.items() if value is not None})
+    if inputs.history is not None:
+        # The past is the same in every call of a chunk, and so are the keys and values that each block makes of it.
+        inputs = replace(inputs, history=None, memory=transformer.remember(inputs.history))
     predict_x0 = partial(predict_clean, run or transformer, inputs)
     return predict_x0(sample_ab2(predict_x0, float(sigmas[0]) * noise, sigmas), float(sigmas[-1]))

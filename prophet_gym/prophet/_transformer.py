@@ -26,7 +26,7 @@ from prophet_gym.prophet._diffusers import (
 from prophet_gym.prophet._history import HistoryMemory, HistoryOrder
 
 SIGMA_COND = 1e-4  # noise label of the given slot (reference.md: "One call")
-_Memory = tuple[Tensor, Tensor]
+_Memory = tuple[Tensor, Tensor]  # for all blocks what keys and values are made of, or one block's own, split into heads
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Conditions:
     action_frames: Float[Tensor, "b f t h w"] | None
     # The batch elements that have such images, where not all do.
     drawn: Bool[Tensor, " b"] | None = field(default=None, kw_only=True)
+    # What `remember` made of the history, which is then None.
+    memory: Float[Tensor, "b l 2 heads past e"] | None = field(default=None, kw_only=True)
 
 
 class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
@@ -126,11 +128,12 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         action_frames: Float[Tensor, "b f t h w"] | None = None,
         history: Float[Tensor, "b c s h w"] | None = None,
         action_frames_mask: Bool[Tensor, " b"] | None = None,
+        memory: Float[Tensor, "b l 2 heads past e"] | None = None,
     ) -> Float[Tensor, "b c t h w"]:
         """Return the raw network output of scaled noisy latents and the noise label c_noise of every latent frame.
 
         Masks are 1 on given slots, and for batch elements that have action frames: others are computed as without any,
-        whatever theirs hold. What is None is left out.
+        whatever theirs hold. What is None is left out; `memory` stands for the history that `remember` read.
         """
         if action_frames_mask is not None and self.action_frame_embedder is None:
             raise ValueError('action_frames_mask must be None: this model does not have action_frames="pooled"')
@@ -157,9 +160,10 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
                 drawn = [torch.where(action_frames_mask[:, None, None], each, 0) for each in drawn]
             embedding, modulation = embedding + drawn[0], modulation + drawn[1]
         embedding, modulation = self.time_embed.norm(embedding)[:, :, None], modulation[:, :, None]
-        memory = self.history_memory(history) if self.history_memory is not None and history is not None else None
-        for block in self.transformer_blocks:
-            inputs = (block, x, embedding, modulation, rope, memory, encoder_hidden_states)
+        sources = self.history_memory(history) if self.history_memory is not None and history is not None else None
+        for number, block in enumerate(self.transformer_blocks):
+            read = sources if memory is None else (memory[:, number, 0], memory[:, number, 1])
+            inputs = (block, x, embedding, modulation, rope, read, encoder_hidden_states)
             # Not diffusers' own checkpointing, which knows its forward alone and not this loop.
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(_run_block, *inputs, use_reentrant=False)
@@ -167,6 +171,17 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
                 x = _run_block(*inputs)
         x = self.norm_out(x, embedding, modulation)
         return self._unpatchify(self.proj_out(x), grid, size)
+
+    def remember(self, history: Float[Tensor, "b c s h w"]) -> Float[Tensor, "b l 2 heads past e"] | None:
+        """Return the keys and values that each block makes of the history: `memory` of every call on it.
+
+        None where the model has no memory.
+        """
+        if self.history_memory is None:
+            return None
+        sources = self.history_memory(history)
+        blocks: list[Any] = [*self.transformer_blocks]
+        return torch.stack([torch.stack(_keys_values(block.attn1, sources), dim=1) for block in blocks], dim=1)
 
     def _unpatchify(self, x: Tensor, grid: torch.Size, size: torch.Size) -> Tensor:
         p_t, p_h, p_w = self.config["patch_size"]
@@ -207,22 +222,28 @@ def _attend(
     """Attend with the memory's keys (normed, unrotated) and values prepended (reference.md: "History")."""
 
     # Written out, because diffusers' processor would rotate the memory's keys too, which have no place in the grid.
-    def heads(tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (attn.heads, -1)).transpose(1, 2)
-
     def rotate(tokens: Tensor) -> Tensor:
         rotated: Any = apply_rotary_emb(tokens, rope, use_real=True, use_real_unbind_dim=-2)  # pyright: ignore[reportArgumentType]
         return rotated
 
-    query = rotate(attn.norm_q(heads(attn.to_q(x))))
-    key = rotate(attn.norm_k(heads(attn.to_k(x))))
-    value = heads(attn.to_v(x))
+    query = rotate(attn.norm_q(_heads(attn, attn.to_q(x))))
+    key, value = _keys_values(attn, (x, x))
+    key = rotate(key)
     if memory is not None:
         # Tokens of the past have no place in the grid of this chunk, so they are not rotated.
-        key = torch.cat([attn.norm_k(heads(attn.to_k(memory[0]))), key], dim=2)
-        value = torch.cat([heads(attn.to_v(memory[1])), value], dim=2)
+        past = _keys_values(attn, memory) if memory[0].ndim == 3 else memory
+        key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
     out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     return attn.to_out[0](out)
+
+
+def _keys_values(attn: Any, sources: _Memory) -> _Memory:
+    """Return a block's keys, normed, and values of what they are made of, split into heads."""
+    return attn.norm_k(_heads(attn, attn.to_k(sources[0]))), _heads(attn, attn.to_v(sources[1]))
+
+
+def _heads(attn: Any, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
+    return tokens.unflatten(2, (attn.heads, -1)).transpose(1, 2)
 
 
 def predict_velocity(
@@ -246,6 +267,7 @@ def predict_velocity(
         action_frames=inputs.action_frames,
         history=inputs.history,
         action_frames_mask=inputs.drawn,
+        memory=inputs.memory,
     )
     return out[:, :, 1:]
 
