@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,12 @@ class Args:
     """No number is begun after so much time."""
     device: str = "cpu"
     dtype: str = "bfloat16"
+    engine: Literal["eager", "compiled", "graphs"] = "eager"
+    """What runs the transformer: PyTorch, compiled by it, or compiled to CUDA graphs, which no env offers yet."""
+    render: str = "step"
+    """Of the env: `chunk` shows fewer frames, but the next chunk reads all of them, so none is left undecoded."""
+    channels_last: bool = False
+    """Whether the VAE's convolutions keep channels last in memory, which tensor cores may like better."""
     tiny: bool = False
     """The tiny preset, to try this script."""
     json: Path | None = None
@@ -57,10 +63,24 @@ def full_prophet(device: torch.device, dtype: torch.dtype) -> FullProphet:
     return FullProphet(transformer, autoencoder, FullConfig())
 
 
+def prepare(prophet: FullProphet, args: Args) -> None:
+    """Set the engine and the layout of the VAE's weights."""
+    if args.engine == "graphs":
+        prophet._engine = torch.compile(prophet.transformer.forward, dynamic=False, mode="reduce-overhead")
+    else:
+        prophet.use_engine(args.engine)
+    for layer in prophet.autoencoder.modules() if args.channels_last else ():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv3d):
+            flat = isinstance(layer, torch.nn.Conv2d)
+            layer.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+
+
 def with_steps(prophet: FullProphet, steps: int) -> FullProphet:
-    """Return the same networks with another number of sampler steps."""
+    """Return the same networks, run by the same engine, with another number of sampler steps."""
     assert isinstance(prophet.config, FullConfig)
-    return FullProphet(prophet.transformer, prophet.autoencoder, replace(prophet.config, steps=steps))
+    other = FullProphet(prophet.transformer, prophet.autoencoder, replace(prophet.config, steps=steps))
+    other._engine = prophet._engine
+    return other
 
 
 def median_seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
@@ -75,7 +95,7 @@ def median_seconds(run: Callable[[], object], repeats: int, device: torch.device
     return statistics.median(times[1:])
 
 
-def measure(prophet: FullProphet, rows: int, repeats: int) -> dict[str, float | None]:
+def measure(prophet: FullProphet, rows: int, repeats: int, render: str = "step") -> dict[str, float | None]:
     """Measure seconds of an env step of `rows` chunks, frames a second, and the peak memory of the GPU."""
     device = next(prophet.transformer.parameters()).device
     on_gpu = device.type == "cuda"
@@ -84,7 +104,8 @@ def measure(prophet: FullProphet, rows: int, repeats: int) -> dict[str, float | 
         torch.cuda.reset_peak_memory_stats(device)
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (1, *prophet.frame_size, 3), dtype=np.uint8)
-    envs = ProphetVectorEnv(prophet, InitialStates([InitialState(frames, "lift")]), rows, max_episode_steps=None)
+    starts = InitialStates([InitialState(frames, "lift")])
+    envs = ProphetVectorEnv(prophet, starts, rows, max_episode_steps=None, render=render)
     envs.reset(seed=0)
     actions = rng.uniform(-0.3, 0.3, envs.action_space.shape).astype(np.float32)
     seconds = median_seconds(lambda: envs.step(actions), repeats, device)
@@ -119,6 +140,7 @@ def main(args: Args) -> None:
     device, began = torch.device(args.device), time.monotonic()
     dtype = getattr(torch, args.dtype)
     prophet = tiny_full_prophet().to(device, dtype) if args.tiny else full_prophet(device, dtype)
+    prepare(prophet, args)
     report: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else args.device,
@@ -147,7 +169,7 @@ def main(args: Args) -> None:
     for rows in args.rows:
         for steps in args.sampler_steps:
             dreams = with_steps(prophet, steps)
-            take("env", f"{rows} rows, {steps} steps", lambda: measure(dreams, rows, args.repeats))  # noqa: B023
+            take("env", f"{rows} rows, {steps} steps", lambda: measure(dreams, rows, args.repeats, args.render))  # noqa: B023
         take("autoencoder", f"{rows} rows", lambda: measure_autoencoder(prophet, rows, args.repeats))  # noqa: B023
 
 

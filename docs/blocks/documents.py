@@ -42,6 +42,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-learning": speed.learning,
     "speed-engines": speed.engines,
     "speed-curves": speed.curves,
+    "speed-full-chunk": speed.full_chunk,
     "checkpoint": dream.checkpoint,
     "instruments": dream.instruments,
     "dual-conditioning": dream.dual_conditioning,

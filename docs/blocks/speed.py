@@ -1,4 +1,4 @@
-"""Blocks of docs/speed.md: a step of RL, the engines beside the processor's peak, and the curves."""
+"""Blocks of docs/speed.md: a step of RL, the engines beside the processor's peak, the curves, the full Prophet."""
 
 from docs.blocks.common import load, markdown_table, where
 
@@ -101,4 +101,37 @@ def curves() -> str:
         f"{markdown_table(['sub-environments', 'ms a step', 'frames/s'], rows)}\n\n"
         f"The last eight of {len(report['horizon_ms'])} chunks take {report['last_by_first']:.2f} times as long as the "
         f"second to ninth. `{report['command']}` on {where(report['machine'])}."
+    )
+
+
+def full_chunk() -> str:
+    """Return seconds and peak memory of each stage from a released file to a chunk, and what a sampler step costs."""
+    report = load("speed/full_chunk.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.full_chunk`."
+    stages = {name: found for name, found in report["stages"].items() if name != "window"}
+    rows, told = [], []
+    for name, found in stages.items():
+        _, *of = name.split(":")
+        under = f", {of[0]}, `steps` = {of[1]}" if of else ""
+        rows += [
+            [f"{what}{under}", f"{each['seconds']:.1f}", f"{each['peak_gb']:.1f}"]
+            for what, each in found.items()
+            if "seconds" in each
+        ]
+        if of:
+            step = found["step"]
+            vae, call = step["encode_seconds"] + step["decode_seconds"], step["transformer_seconds"] / step["calls"]
+            told.append(
+                f"In {of[0]} a chunk encodes for {step['encode_seconds']:.0f} s, decodes for "
+                f"{step['decode_seconds']:.0f} s and calls the transformer `steps` + 1 times, {call:.1f} s each: about "
+                + ", ".join(f"{vae + (1 + steps) * call:.0f} s with {steps}" for steps in (1, 2, 5, 10, 35))
+                + " steps."
+            )
+    weights = report["stages"]["write"]["weights"]
+    return (
+        f"{markdown_table(['stage', 's', 'peak GB'], rows)}\n\n{' '.join(told)} Random weights, "
+        f"{weights['transformer'] / 1e9:.3f} B of the transformer and {weights['autoencoder'] / 1e6:.0f} M of the VAE, at "
+        f"{report['frame_size']}x{report['frame_size']}, one sub-environment, {report['threads']} thread(s): "
+        f"`{report['command']}` at {report['commit'][:7]}, on {where(report['machine'])}."
     )

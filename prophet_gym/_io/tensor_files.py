@@ -170,11 +170,12 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def _is_finite(value: Tensor) -> bool:
-    if not value.is_floating_point():
+    if not value.is_floating_point() or not value.numel():
         return True
-    wide = value.float() if value.element_size() < 2 else value  # eight bits have no sum of their own
-    # NaN and infinity both survive a sum, which needs no memory; a sum of finite numbers may still overflow.
-    return bool(wide.sum(dtype=torch.float32).isfinite() or wide.isfinite().all())
+    wide = value.float() if value.element_size() < 2 else value  # eight bits have no order of their own
+    # NaN is both the least and the greatest. One pass, at the speed of reading, in every dtype.
+    least, greatest = wide.aminmax()
+    return bool(least.isfinite() and greatest.isfinite())
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:

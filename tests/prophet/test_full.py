@@ -1,5 +1,9 @@
 """The full Prophet: conditions, history and sampler as released, on tiny networks."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from prophet_gym.prophet._full import (
     sample_chunk,
 )
 from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
+from prophet_gym.prophet._transformer import predict_velocity
 from prophet_gym.testing import check_world_model
 from prophet_gym.world_model import TracksGripper
 
@@ -112,6 +117,40 @@ def test_the_given_slot_is_replaced_in_every_call(prophet):
     x = predict(sample_ab2(predict, sigmas[0].item() * noise, sigmas), 0.01)
     ours = sample_chunk(prophet.transformer, conditions, noise[:, :, 1:], sigmas)
     torch.testing.assert_close(ours, x[:, :, 1:], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_past_is_read_once_a_chunk(prophet):
+    conditions, noise = conditions_of(prophet, video(2, 6), numbers(2, 4, 14)), numbers(2, 16, 1, 4, 4)
+    kept = replace(conditions, history=None, memory=prophet.transformer.remember(conditions.history))
+    each, once, never = (
+        predict_velocity(prophet.transformer, read, noise, torch.tensor([0.3, 0.7]))
+        for read in (conditions, kept, replace(conditions, history=None))
+    )
+    assert torch.equal(each, once)
+    assert not torch.equal(each, never)
+    calls = []
+    hook = prophet.transformer.history_memory.register_forward_hook(lambda *_: calls.append(1))
+    sampled(prophet, conditions, noise)
+    hook.remove()
+    assert len(calls) == 1
+
+
+def test_compiled_it_dreams_as_without():
+    # In a process without the checks of shapes, which dynamo cannot trace; inductor would need a C++ compiler.
+    code = """
+import torch
+from functools import partial
+torch.compile = partial(torch.compile, backend="eager")
+from prophet_gym.prophet import tiny_full_prophet
+def dream(engine):
+    model = tiny_full_prophet()
+    model.use_engine(engine)
+    state = model.encode(torch.arange(32, dtype=torch.uint8)[:, None].expand(2, 1, 32, 32, 3).contiguous())
+    return model.rollout(state, torch.ones(2, 4, 7), generators=[torch.Generator(), torch.Generator()]).frames
+assert (dream("compiled").int() - dream("eager").int()).abs().max() <= 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 @torch.no_grad()
