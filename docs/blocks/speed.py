@@ -109,29 +109,31 @@ def full_chunk() -> str:
     report = load("speed/full_chunk.json")
     if report is None:
         return "Not measured yet: `python -m benchmarks.speed.full_chunk`."
-    stages = {name: found for name, found in report["stages"].items() if name != "window"}
+    stages = {name: found for name, found in report["stages"].items() if name not in ("write", "window")}
     rows, told = [], []
     for name, found in stages.items():
         _, *of = name.split(":")
         under = f", {of[0]}, `steps` = {of[1]}" if of else ""
         rows += [
-            [f"{what}{under}", f"{each['seconds']:.1f}", f"{each['peak_gb']:.1f}"]
+            [f"{what}{under}", f"{each['seconds']:.0f}", f"{each['cpu_seconds']:.0f}", f"{each['peak_gb']:.1f}"]
             for what, each in found.items()
             if "seconds" in each
         ]
         if of:
-            step = found["step"]
-            vae, call = step["encode_seconds"] + step["decode_seconds"], step["transformer_seconds"] / step["calls"]
+            encode, decode, calls = (
+                found["step"][f"{part}_cpu_seconds"] for part in ("encode", "decode", "transformer")
+            )
+            call = calls / found["step"]["calls"]
             told.append(
-                f"In {of[0]} a chunk encodes for {step['encode_seconds']:.0f} s, decodes for "
-                f"{step['decode_seconds']:.0f} s and calls the transformer `steps` + 1 times, {call:.1f} s each: about "
-                + ", ".join(f"{vae + (1 + steps) * call:.0f} s with {steps}" for steps in (1, 2, 5, 10, 35))
+                f"In {of[0]} a chunk encodes for {encode:.0f} CPU s, decodes for {decode:.0f} and calls the "
+                f"transformer `steps` + 1 times, {call:.0f} each: about "
+                + ", ".join(f"{encode + decode + (1 + steps) * call:.0f} with {steps}" for steps in (1, 2, 5, 10, 35))
                 + " steps."
             )
     weights = report["stages"]["write"]["weights"]
     return (
-        f"{markdown_table(['stage', 's', 'peak GB'], rows)}\n\n{' '.join(told)} Random weights, "
-        f"{weights['transformer'] / 1e9:.3f} B of the transformer and {weights['autoencoder'] / 1e6:.0f} M of the VAE, at "
-        f"{report['frame_size']}x{report['frame_size']}, one sub-environment, {report['threads']} thread(s): "
-        f"`{report['command']}` at {report['commit'][:7]}, on {where(report['machine'])}."
+        f"{markdown_table(['stage', 's', 'CPU s', 'peak GB'], rows)}\n\n{' '.join(told)} Random weights, "
+        f"{weights['transformer'] / 1e9:.3f} B of the transformer and {weights['autoencoder'] / 1e6:.0f} M of the VAE; "
+        f"frames of {report['frame_size']}x{report['frame_size']}, one sub-environment, {report['threads']} thread, "
+        f"beside other work: `{report['command']}` at {report['commit'][:7]}, on {where(report['machine'])}."
     )
