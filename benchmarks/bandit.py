@@ -101,7 +101,7 @@ def gradient_spread(policy: TinyFlowPolicy, rows: int = 1024) -> dict[str, Any]:
     schedule = FlowSchedule(SPEC.num_steps, 0.5)
     obs = policy.prepare(BanditVectorEnv(rows).reset()[0], ["pull"] * rows)
     path = sample(policy, obs, schedule, [torch.Generator().manual_seed(row) for row in range(rows)])
-    gains = schedule.velocity_gains(SPEC.latent_dim)
+    gains = (schedule.probe(SPEC.latent_dim, 1.0)[0] - schedule.probe(SPEC.latent_dim)[0]).abs().mean(1)
     found = {}
     for name, setting in SPREADS.items():
         scores = rescore(policy, obs, path)

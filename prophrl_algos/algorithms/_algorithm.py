@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,7 +32,8 @@ LossWeights = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, "
 LOG_RATIO_LIMIT = 20.0
 
 
-class RatioStats(NamedTuple):
+@dataclass(frozen=True)
+class RatioStats:
     """What happened to the ratios of a batch that counted; scalar tensors on the batch's device.
 
     `clipped_low` is the fraction with A < 0 and r < 1 - clip_low, `clipped_high` with A > 0 and r > 1 + clip_high.
@@ -49,7 +49,8 @@ class RatioStats(NamedTuple):
     @staticmethod
     def merge(parts: Sequence["RatioStats"]) -> "RatioStats":
         """Combine the statistics of several microbatches; means are weighted by the number of ratios."""
-        ratios, mean, least, most, low, high = (torch.stack(each) for each in zip(*parts, strict=True))
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        ratios, mean, least, most, low, high = (torch.stack(each) for each in columns)
         fraction = ratios / ratios.sum().clamp(min=1)
         mean, low, high = ((each * fraction).sum() for each in (mean, low, high))
         return RatioStats(ratios.sum(), mean, least.min(), most.max(), low, high)

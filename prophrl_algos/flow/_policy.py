@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,7 +100,8 @@ class FlowPolicy(Protocol):
         """Return the state, as `nn.Module` does."""
 
 
-class FlowScores(NamedTuple):
+@dataclass(frozen=True)
+class FlowScores:
     """What a policy says of the steps of a path, on executed actions and real dimensions; float32.
 
     `log_prob` is in nats and 0 where std is 0, as it is where a step is deterministic.
@@ -112,16 +113,17 @@ class FlowScores(NamedTuple):
 
     def select(self, rows: Int[Tensor, " r"]) -> "FlowScores":
         """Return the given batch elements."""
-        return FlowScores(*(each[rows] for each in self))
+        return FlowScores(*(each[rows] for each in vars(self).values()))
 
     def to(self, device: torch.device) -> "FlowScores":
         """Return the scores on another device."""
-        return FlowScores(*(each.to(device) for each in self))
+        return FlowScores(*(each.to(device) for each in vars(self).values()))
 
     @staticmethod
     def cat(parts: Sequence["FlowScores"], dim: int = 0) -> "FlowScores":
         """Concatenate scores along an axis, the batch's if not given."""
-        return FlowScores(*(torch.cat(each, dim) for each in zip(*parts, strict=True)))
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return FlowScores(*(torch.cat(each, dim) for each in columns))
 
 
 @dataclass(frozen=True)

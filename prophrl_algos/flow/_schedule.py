@@ -97,16 +97,9 @@ class FlowSchedule:
         moves = stochastic[:, :, None, None]
         return torch.where(moves, mean, sample - velocity * (t - t_next)), torch.where(moves, std, 0.0)
 
-    def velocity_gains(self, latent_dim: int) -> Float[Tensor, " k"]:
-        """Return by how much the mean of each stochastic step moves per unit of velocity, over the latent's columns."""
-        return (self._probe(latent_dim, 1.0)[0] - self._probe(latent_dim, 0.0)[0]).abs().mean(1)
-
-    def stds(self, latent_dim: int) -> Float[Tensor, "k d"]:
-        """Return the std of each stochastic step at sample and velocity 0; learned noise may have others elsewhere."""
-        return self._probe(latent_dim, 0.0)[1]
-
     @torch.no_grad()
-    def _probe(self, latent_dim: int, velocity: float) -> tuple[Tensor, Tensor]:
+    def probe(self, latent_dim: int, velocity: float = 0.0) -> tuple[Float[Tensor, "k d"], Float[Tensor, "k d"]]:
+        """Return mean and std of each stochastic step at sample 0; learned noise may have others elsewhere."""
         # A kernel with weights computes where they lie, which need not be the caller's device.
         weights = self.kernel.parameters() if isinstance(self.kernel, nn.Module) else iter(())
         device = next((weight.device for weight in weights), torch.device("cpu"))

@@ -76,9 +76,10 @@ def learning_metrics(tally: Tally, path: FlowPath, weights: Float[Tensor, " k"],
         "entropy": tally.entropy / entries / max(float(path.stochastic.sum(1).float().mean()), 1.0),
     }
     if tally.stats:
-        stats = RatioStats.merge(tally.stats)._asdict()
+        stats = vars(RatioStats.merge(tally.stats))
         metrics |= {name: float(value) for name, value in stats.items() if name != "ratios"}
     # The gradient reaches the policy through its velocity, so that is where the steps are compared.
-    per_step = tally.squares.sqrt() * path.schedule.velocity_gains(path.latents.shape[3])
+    one, still = (path.schedule.probe(path.latents.shape[3], velocity)[0] for velocity in (1.0, 0.0))
+    per_step = tally.squares.sqrt() * (one - still).abs().mean(1)
     metrics |= {f"flow_gradient/{step:02d}": float(norm) for step, norm in enumerate(per_step)}
     return metrics | {f"flowscale/{step:02d}": float(weight) for step, weight in enumerate(weights)}

@@ -317,7 +317,7 @@ def require_noise(schedule: FlowSchedule, spec: FlowSpec, algorithm: Algorithm) 
         raise ValueError(
             f"{algorithm.name} samples without noise, so paths have no density: choose=every_step, or path=renoised"
         )
-    if not (schedule.stds(spec.latent_dim)[:, : spec.action_dim] > 0).any():
+    if not (schedule.probe(spec.latent_dim)[1][:, : spec.action_dim] > 0).any():
         raise ValueError(
             f"noise_level must be above 0 for {algorithm.name}, in at least one step, got "
             f"noise_level={schedule.noise_level:g} and K={schedule.num_steps}: without noise a path has no density; "

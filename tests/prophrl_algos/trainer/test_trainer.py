@@ -197,7 +197,7 @@ class TestLoss:
         hidden = ~batch.mask[:, None, :, None].expand_as(mean)
         found = []
         for fill in (0.0, torch.nan):
-            reference = batch.path.scores._replace(mean=torch.where(hidden, fill, mean))
+            reference = replace(batch.path.scores, mean=torch.where(hidden, fill, mean))
             terms = trainer.loss(replace(batch, reference=reference))
             found.append((terms.loss.item(), self.gradient(trainer, terms.loss)))
             assert terms.kl_sum > 0
@@ -208,7 +208,7 @@ class TestLoss:
         policy = tiny()
         trainer = make(replace(SMALL, beta=1.0), policy=policy, env=dream())
         batch = replace(decisions(policy), advantages=torch.zeros(5))
-        moved = batch.path.scores._replace(mean=batch.path.scores.mean + torch.arange(5.0)[:, None, None, None])
+        moved = replace(batch.path.scores, mean=batch.path.scores.mean + torch.arange(5.0)[:, None, None, None])
         only = replace(batch, reference=moved, loss_weights=(torch.arange(5) == 2).float())
         alone = batch.select(torch.tensor([2]), torch.device("cpu"))
         alone = replace(alone, reference=moved.select(torch.tensor([2])))
