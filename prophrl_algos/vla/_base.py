@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -15,7 +16,7 @@ from prophrl_algos.flow import Context, FlowPolicy, Obs, device_of
 from prophrl_algos.vla._action_head import flow_targets
 from prophrl_algos.vla._lora import LoraPart, LoraTargets, add_lora, fitted
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._units import Affine, env_to_policy, policy_to_env, shown_images, shown_state
+from prophrl_algos.vla._units import Affine, as_array, env_to_policy, policy_to_env, shown_images
 from prophrl_algos.vla.conventions import Convention
 from prophrl_algos.vla.io._weights import CONFIG, Renames, load_strictly, read_json, read_saved, require_sizes, saving
 
@@ -156,7 +157,22 @@ class PublishedPolicy(nn.Module, FlowPolicy):
         if "state" not in env_obs and self.without_state == "mean":
             # Normalised, the middle of the training data is zero.
             return torch.zeros(rows, numbers)
-        return self.state_scale.normalise(shown_state(env_obs, rows, numbers))
+        if "state" not in env_obs:
+            raise ValueError(
+                f"this policy reads {numbers} numbers of the robot's state, the observation has {sorted(env_obs)}: "
+                "take an env that gives 'state', or load it with LoadOptions(without_state='mean')"
+            )
+        given = as_array(env_obs["state"])
+        if given.dtype.kind not in "fiub" or given.shape != (rows, numbers):
+            raise ValueError(
+                f"observation['state'] must be ({rows}, {numbers}) numbers, got {given.dtype} {given.shape}"
+            )
+        if not np.isfinite(given).all():
+            row, number = np.argwhere(~np.isfinite(given))[0]
+            raise ValueError(
+                f"observation['state'] must be finite, number {number} of batch element {row} is {given[row, number]}"
+            )
+        return self.state_scale.normalise(torch.from_numpy(np.ascontiguousarray(given)).float())
 
     def encode(self, obs: Obs, *, grad: bool) -> Context:
         """Return what `velocity` reads of images, prompt and state."""

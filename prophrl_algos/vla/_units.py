@@ -72,29 +72,12 @@ def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tens
     if view not in env_obs:
         raise ValueError(f"an observation must have {view!r}, got {sorted(env_obs)}")
     name = f"observation[{view!r}]"
-    images = require_images(name, _array(env_obs[view]))
+    images = require_images(name, as_array(env_obs[view]))
     if images.ndim != 4 or len(images) != rows:
         raise ValueError(f"{name} must hold one image for each of {rows} instructions, got {images.shape}")
     return torch.from_numpy(np.ascontiguousarray(images))
 
 
-def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int) -> Float[Tensor, "b s"]:
-    """Return the robot's state on the CPU."""
-    if "state" not in env_obs:
-        raise ValueError(
-            f"this policy reads {numbers} numbers of the robot's state, the observation has {sorted(env_obs)}: take "
-            "an env that gives 'state', or load it with LoadOptions(without_state='mean')"
-        )
-    given = _array(env_obs["state"])
-    if given.dtype.kind not in "fiub" or given.shape != (rows, numbers):
-        raise ValueError(f"observation['state'] must be ({rows}, {numbers}) numbers, got {given.dtype} {given.shape}")
-    if not np.isfinite(given).all():
-        row, number = np.argwhere(~np.isfinite(given))[0]
-        raise ValueError(
-            f"observation['state'] must be finite, number {number} of batch element {row} is {given[row, number]}"
-        )
-    return torch.from_numpy(np.ascontiguousarray(given)).float()
-
-
-def _array(value: Any) -> np.ndarray:
+def as_array(value: Any) -> np.ndarray:
+    """Return an array, or a tensor on any device, as an array."""
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

@@ -88,7 +88,7 @@ class PrismaticPolicy(PublishedPolicy):
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
         read, weights = read_published(folder, config, options)
-        policy = cls._empty(read, folder, options)
+        policy = cls.make_saved(folder, {"policy": asdict(read)}, options)
         # A flow head that begins as the published one; what is new is the same every time.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -105,11 +105,6 @@ class PrismaticPolicy(PublishedPolicy):
     @classmethod
     def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
         config = PrismaticConfig.from_json(said["policy"], folder / CONFIG)
-        return cls._empty(config, folder, options)
-
-    @classmethod
-    def _empty(cls, config: PrismaticConfig, folder: Path, options: LoadOptions) -> "PrismaticPolicy":
-        """Return a policy with memory but no weights; what is trained is float32."""
         tokenizer = read_tokenizer(folder, options.tokenizer)
         dtype = torch.float32 if options.train == "full" else options.dtype
         # On the meta device nothing is drawn, which would take minutes for 7 B weights.
