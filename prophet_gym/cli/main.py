@@ -12,6 +12,9 @@ COMMANDS = {
     "calibrate": Command(
         "prophet_gym.cli._calibrate", "compare a reward model with the truth, in recorded episodes and in dreams"
     ),
+    "rank": Command(
+        "prophet_gym.cli._rank", "compare how dream and simulator rank policies by their success", resumes=True
+    ),
     "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
     "train": Command(

@@ -21,9 +21,9 @@ METRES_PER_ACTION = 0.05
 RADIANS_PER_ACTION = 0.5
 # The controller (stiffness 150 / s^2, critically damped) puts its target ahead of where the arm is, not of where it was
 # sent: at constant actions the acceleration 150 (target - place) - damping speed is 0 where a step covers this part.
-_STIFFNESS = 150.0
-_DAMPING = 2 * _STIFFNESS**0.5
-FRACTION_REACHED = _STIFFNESS / CONTROL_HZ / (_DAMPING + _STIFFNESS / CONTROL_HZ / 2)
+STIFFNESS = 150.0
+_DAMPING = 2 * STIFFNESS**0.5
+FRACTION_REACHED = STIFFNESS / CONTROL_HZ / (_DAMPING + STIFFNESS / CONTROL_HZ / 2)
 # Prophet was trained with translation and rotation alike times this (A2World's reader of LIBERO does so).
 PROPHET_SCALE = 0.05
 

@@ -1,16 +1,21 @@
-"""Stable-Baselines3: a vector env of chunks as its `VecEnv`."""
+"""Stable-Baselines3: a vector env of chunks as its `VecEnv`, and what it saved as a policy of `prophet rank`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import stable_baselines3
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from prophet_gym._checks import unknown_option
 from prophet_gym.envs._episodes import sub_env_info
 from prophet_gym.envs.wrappers._common import require_arrays
+
+Acting = Callable[[Mapping[str, np.ndarray], Sequence[Any]], np.ndarray]
+"""An `ActingPolicy` of `prophet_gym.evaluation`, which this module does not know."""
 
 
 class Sb3VecEnv(VecEnv):
@@ -113,3 +118,27 @@ class Sb3VecEnv(VecEnv):
         """Return False: sub-environments have no wrappers of their own."""
         del wrapper_class
         return [False for _ in self._get_indices(indices)]
+
+
+def acting(env: VectorEnv, path: str, algorithm: str = "PPO") -> Acting:
+    """Load what Stable-Baselines3 saved as a policy for `prophet rank`: the mean of its distribution acts.
+
+    Args:
+        env: With the spaces that it acts in, as it was trained in them.
+        path: The file that `save` wrote.
+        algorithm: The name of its class, such as `PPO`.
+
+    Raises:
+        UnknownOptionError: There is no such algorithm.
+    """
+    del env
+    known = {name for name in stable_baselines3.__all__ if hasattr(getattr(stable_baselines3, name), "load")}
+    if algorithm not in known:
+        raise unknown_option("algorithm", algorithm, sorted(known))
+    model = getattr(stable_baselines3, algorithm).load(path, device="cpu")
+
+    def act(observation: Mapping[str, np.ndarray], episodes: Sequence[Any]) -> np.ndarray:
+        del episodes
+        return model.predict({name: observation[name] for name in model.observation_space}, deterministic=True)[0]
+
+    return act

@@ -17,6 +17,7 @@ from prophet_gym.envs import (
     ViewedVector,
     one_hot_table,
 )
+from prophet_gym.errors import UnknownOptionError
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, counting_starts
 
@@ -25,7 +26,7 @@ pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import VecMonitor
 
-from prophet_gym.interop.sb3 import Sb3VecEnv
+from prophet_gym.interop.sb3 import Sb3VecEnv, acting
 
 CHUNK = 2
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:stable_baselines3")
@@ -172,7 +173,7 @@ def test_an_env_in_wrappers_keeps_what_it_declares(name):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_chunks_are_actions_of_any_algorithm(algorithm):
+def test_chunks_are_actions_of_any_algorithm_and_what_is_saved_acts(algorithm, tmp_path):
     size = (36, 36)
     world = CountingWorldModel(chunk=3, frame_size=size, action_dim=2)
     envs = ProphetVectorEnv(world, counting_starts(size=size), 2, max_episode_steps=2, autoreset_mode="SameStep")
@@ -181,3 +182,9 @@ def test_chunks_are_actions_of_any_algorithm(algorithm):
     agent.learn(8)
     action, _ = agent.predict(agent.get_env().reset())
     assert action.shape == (2, 3, 2)
+    agent.save(tmp_path / "agent")
+    act = acting(envs, str(tmp_path / "agent.zip"), algorithm.__name__)
+    seen = {"image": np.full((2, *size, 3), 90, np.uint8)}
+    assert np.allclose(act(seen, []), agent.predict(seen, deterministic=True)[0])
+    with pytest.raises(UnknownOptionError, match="algorithm"):
+        acting(envs, str(tmp_path / "agent.zip"), "PPOO")

@@ -8,7 +8,10 @@ import torch
 
 from prophet_gym.errors import InvalidStartError, UnknownOptionError
 from prophet_gym.estimates import wilson
+from prophet_gym.evaluation._playing import Played
 from prophet_gym.specs import InitialState
+from prophrl_algos._named import make_env
+from prophrl_algos.acting import flow
 from prophrl_algos.evaluate import EpisodeResult, Evaluation, evaluate
 from prophrl_algos.flow import FlowSchedule
 
@@ -98,3 +101,17 @@ def test_everything_is_checked_before_anything_is_run(dream, tiny):
     with pytest.raises(UnknownOptionError, match="unknown task 7"):
         evaluate(tiny(), env, [{"task": 0, "start": 0}] * 2 + [{"task": 7, "start": 0}])
     assert env.world_model.batch_sizes == []
+
+
+def test_a_flow_policy_acts_alike_beside_others_and_alone():
+    env = make_env("Prophet-LIBERO-v0", 1, starts="train")
+    act = flow(env, "small-k4", noise_level="0.5")
+    images = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
+
+    def episodes(*seeds):
+        return [Played({"instruction": "pick up the milk"}, np.random.default_rng(seed)) for seed in seeds]
+
+    together = act({"image": images}, episodes(1, 2))
+    assert together.shape == (2, 8, 7)
+    assert np.allclose(act({"image": images[1:]}, episodes(2)), together[1:], atol=1e-4)
+    assert not np.allclose(act({"image": images[1:]}, episodes(3)), together[1:], atol=1e-2)

@@ -1,0 +1,1 @@
+"""How the dream ranks scripts by their success in LIBERO: `python -m benchmarks.rank`."""
