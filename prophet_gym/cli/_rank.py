@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from prophet_gym._arguments import Items, OutFile, OutFolder, Several, Tasks, resolved_device
+from prophet_gym._arguments import CountOrNone, Items, OutFile, OutFolder, Several, Tasks, resolved_device
 from prophet_gym.cli._options import DreamOptions
 
 EPISODES, RANKING, PLOT = "episodes.jsonl", "ranking.json", "ranking.png"
@@ -46,8 +46,9 @@ class Args(DreamOptions):
     """Look of the simulator: `light` or `official`."""
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
     """What runs the dream."""
-    control: bool = True
-    """Also dream every policy with its actions shuffled between episodes; their success must rank nothing."""
+    control: CountOrNone = 20
+    """Number of episodes that are also dreamt with actions shuffled between them, in whole batches; their success must
+    rank nothing."""
     json: OutFile | None = None
     """Also write the results to this file."""
 
@@ -72,7 +73,6 @@ def main(args: Args) -> None:
         )
     # The tasks take turns, so that shuffled actions are meant for another task.
     cells = [(tasks[number % len(tasks)], number // len(tasks)) for number in range(args.episodes)]
-    worlds = WORLDS if args.control else WORLDS[:2]
     with run_lock(args.out):
         log = args.out / EPISODES
         free = ("policies", "episodes", "out", "json", "control", "device")
@@ -81,14 +81,15 @@ def main(args: Args) -> None:
         done = {(line["first"], line["policy"], line["world"]): line for line in map(json.loads, lines)}
         parts = {first: cells[first : first + args.num_envs] for first in range(0, len(cells), args.num_envs)}
         # All policies take turns, so that whatever a stopped run has of them can be compared.
-        asked = [(first, policy, world) for first in parts for policy in args.policies for world in worlds]
+        worlds = {first: WORLDS if first < args.control else WORLDS[:2] for first in parts}
+        asked = [(first, policy, world) for first in parts for policy in args.policies for world in worlds[first]]
         # A batch that was the last of fewer episodes is run again, whole.
         left = [key for key in asked if len(done.get(key, {"success": ()})["success"]) < len(parts[key[0]])]
         for key, line in _run(args, checkpoint, parts, left, total=len(asked)) if left else ():
             done[key] = line
             # Whole each time: a line that a killed process wrote half would be no JSON.
             atomic_write(log, "".join(json.dumps(line) + "\n" for line in done.values()))
-    tables = {world: np.full((len(args.policies), len(cells)), np.nan) for world in worlds}
+    tables = {world: np.full((len(args.policies), len(cells)), np.nan) for world in worlds[0]}
     for key in asked:
         first, policy, world = key
         outcomes = [np.nan if each is None else float(each) for each in done[key]["success"][: len(parts[first])]]

@@ -66,12 +66,14 @@ def run(words, out, policies=POLICIES, *more) -> list[dict]:
 
 @pytest.mark.filterwarnings("ignore:.*axes:UserWarning")
 def test_it_is_written_resumed_and_the_same(words, tmp_path, capsys):
-    lines = run(words, tmp_path / "whole", POLICIES, "--json", str(tmp_path / "copy.json"))
-    assert len(lines) == 4 * 3 * 2
+    lines = run(words, tmp_path / "whole", POLICIES, "--json", str(tmp_path / "copy.json"), "--control", "4")
+    # Two batches in both worlds, the first of them with shuffled actions too.
+    assert len(lines) == 4 * (3 + 2)
     report = json.loads((tmp_path / "whole" / "ranking.json").read_text())
     assert json.loads((tmp_path / "copy.json").read_text()) == report
     # Eight actions of 5 cm at speed 1, in chunks of which four move, and the goal is 40 cm away.
     assert [each["simulator"]["mean"] for each in report["policies"]][::3] == [0.0, 1.0]
+    assert [each["dream"]["episodes"] <= 4 for each in report["control"]["policies"]] == [True] * 4
     assert [each["simulator"]["episodes"] for each in report["policies"]] == [6] * 4
     assert sum(each["unscored"] for each in report["policies"]) > 0
     assert (tmp_path / "whole" / "ranking.png").read_bytes().startswith(b"\x89PNG")
@@ -80,11 +82,11 @@ def test_it_is_written_resumed_and_the_same(words, tmp_path, capsys):
     assert "Pearson: " in said
 
     out = tmp_path / "parts"
-    run(words, out, POLICIES[:2], "--episodes", "5")
+    run(words, out, POLICIES[:2], "--episodes", "5", "--control", "1")
     log = out / "episodes.jsonl"
-    kept = [json.loads(line) | {"seconds": -1.0} for line in log.read_text().splitlines()][:11]
+    kept = [json.loads(line) | {"seconds": -1.0} for line in log.read_text().splitlines()][:9]
     log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    again = run(words, out)
+    again = run(words, out, POLICIES, "--control", "4")
     key = ("first", "policy", "world", "success")
     assert sorted([line[name] for name in key] for line in again) == sorted(
         [line[name] for name in key] for line in lines
@@ -97,7 +99,7 @@ def test_it_is_written_resumed_and_the_same(words, tmp_path, capsys):
 
 
 def test_fewer_than_four_policies_and_no_control_are_said_in_words(words, tmp_path, capsys):
-    lines = run(words, tmp_path, POLICIES[2:], "--no-control")
+    lines = run(words, tmp_path, POLICIES[2:], "--control", "0")
     assert {line["world"] for line in lines} == {"dream", "simulator"}
     said = capsys.readouterr().out
     assert "Pearson: undefined, ranks need at least 4 policies, got 2" in said
@@ -119,7 +121,7 @@ def test_without_a_simulator_or_a_reward_nothing_is_dreamt(words, tmp_path, caps
 @pytest.mark.libero
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 def test_a_script_that_sees_no_simulator_solves_libero(tmp_path):
-    words = ["rank", "--tasks", "5", "--episodes", "1", "--no-control", "--num-envs", "1", "--max-chunks", "20"]
+    words = ["rank", "--tasks", "5", "--episodes", "1", "--control", "0", "--num-envs", "1", "--max-chunks", "20"]
     lines = run(words, tmp_path, ["script:expert"])
     assert {line["world"]: line["success"] for line in lines}["simulator"] == [True]
     assert len(lines) == 2
