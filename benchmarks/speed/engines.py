@@ -20,9 +20,8 @@ from typing import Any
 import torch
 import tyro
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.harness import matmul_peak, recorded
+from benchmarks.speed.harness import gflop_of, matmul_peak, recorded
 from prophet_gym._io.engine import make_engine
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.prophet._transformer import Conditions, predict_velocity
@@ -78,10 +77,8 @@ def compared(args: Args, model: Any, rows: int) -> dict[str, Any]:
             began = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - began)
-    with FlopCounterMode(display=False) as counter:
-        predict_velocity(model.transformer, *inputs)
-    flops = counter.get_total_flops() / 1e9
-    return {"gflop": round(flops, 2)} | {
+    flops = gflop_of(partial(predict_velocity, model.transformer, *inputs))
+    return {"gflop": round(sum(flops), 2)} | {
         name: {
             "ms": round(1000 * statistics.median(each), 1),
             "fastest_ms": round(1000 * min(each), 1),

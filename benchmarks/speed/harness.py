@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,19 @@ def matmul_peak(seconds: float = 1.0) -> dict[str, float]:
             fastest = min(fastest, time.perf_counter() - began)
         found[name] = round(2 * m * k * n / fastest / 1e9, 1)
     return found
+
+
+def gflop_of(call: Callable[[], Any]) -> tuple[float, float]:
+    """Return the GFLOP of the linear layers of a call, and those of its attention."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # As matrix products: the fused attention of a CPU is not counted.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    counts = counter.get_flop_counts()["Global"]
+    attention = sum(count for operation, count in counts.items() if "bmm" in str(operation))
+    return (counter.get_total_flops() - attention) / 1e9, attention / 1e9
 
 
 @contextmanager

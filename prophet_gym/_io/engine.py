@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ Run = Callable[..., Tensor]
 _MODEL = "model.xml"
 _LARGEST = 10**8  # weights of a network that `auto` exports: a larger one would fill the cache and take minutes
 _EQUAL = 1e-3  # largest difference to PyTorch's output, whose standard deviation is about 1; float32's own is 3e-6
+_PIECE = 2  # elements of a batch that a thread takes at once
 _log = logging.getLogger(__name__)
 # The process that OpenVINO was first used in: its threads do not live on in a fork, and to wait for them there might
 # last for ever.
@@ -106,10 +108,10 @@ class OpenVino:
         with self._lock:
             if layout not in self._requests:
                 self._requests[layout] = self._prepare(hidden_states, timestep, given, str(layout))
-            request = self._requests[layout]
-            if request is None:
+            requests = self._requests[layout]
+            if requests is None:
                 return self._transformer(hidden_states, timestep, **conditions)
-            return _infer(request, tensors)
+            return _infer(requests, tensors)
 
     def _can_run(self, tensors: list[Tensor]) -> bool:
         if _used_in and _used_in[0] != os.getpid():
@@ -123,7 +125,7 @@ class OpenVino:
         return partial(OpenVino, measured=self._measured), (self._transformer,)
 
     def _prepare(self, hidden_states: Tensor, timestep: Tensor, given: dict[str, Tensor], layout: str) -> Any:
-        """Return a request of the exported network; None where PyTorch is to run it."""
+        """Return what runs the exported network; None where PyTorch is to run it."""
         try:
             return self._exported(hidden_states, timestep, given, layout)
         except Exception as error:  # whatever an exporter or a compiler makes of a network that it does not know
@@ -137,22 +139,21 @@ class OpenVino:
         _used_in[:] = [os.getpid()]
         folder = cache_dir() / "engines" / self._key(layout)
         core = _core()
-        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         model = _read(core, folder / _MODEL)
         if model is None:
             _log.warning("exporting the world model's transformer to OpenVINO, once for this machine: up to a minute")
             model = _export(self._transformer, hidden_states, timestep, given)
             _store(model, folder)
-        request = core.compile_model(model, "CPU", options).create_infer_request()
+        requests = _Requests(core, model)
         tensors = [hidden_states, timestep, *given.values()]
         expected = self._transformer(hidden_states, timestep, **given)
-        apart = float((_infer(request, tensors) - expected).abs().max())
+        apart = float((_infer(requests, tensors) - expected).abs().max())
         if not apart <= _EQUAL:
             _log.warning("OpenVINO's output differs by %g from PyTorch's, which runs the transformer instead", apart)
             return None
-        if self._measured and not _remembered(folder, lambda: _faster(request, tensors, self._transformer, given)):
+        if self._measured and not _remembered(folder, lambda: _faster(requests, tensors, self._transformer, given)):
             return None
-        return request
+        return requests
 
     def _key(self, layout: str) -> str:
         digest = hashlib.sha256()
@@ -222,18 +223,55 @@ def _store(model: Any, folder: Path) -> None:
         )
 
 
-def _infer(request: Any, tensors: list[Tensor]) -> Tensor:
-    arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
-    # Copied: OpenVINO writes the next output to the same place.
-    return torch.from_numpy(request.infer(arrays, share_inputs=True, share_outputs=True)[0]).clone()
+class _Requests:
+    """Run a small batch on all threads together, and a larger one in pieces, each on a thread of its own.
+
+    Pieces are taken as threads become free, so a thread that shares its core with another process holds up no other;
+    they are the same whatever the load, and so are the dreams.
+    """
+
+    def __init__(self, core: Any, model: Any) -> None:
+        import openvino as ov
+
+        self.threads = torch.get_num_threads()
+        options = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": "f32"}
+        # Threads that are bound to cores could not make way for another process.
+        options |= {"ENABLE_CPU_PINNING": False}
+        self._together = core.compile_model(model, "CPU", options | {"NUM_STREAMS": 1}).create_infer_request()
+        compiled = core.compile_model(model, "CPU", options | {"NUM_STREAMS": self.threads})
+        self._apart = ov.AsyncInferQueue(compiled, self.threads)
+        self._apart.set_callback(_keep_piece)
+
+    def __call__(self, arrays: list[np.ndarray]) -> Tensor:
+        """Return the output for a batch."""
+        rows = len(arrays[0])
+        if self.threads == 1 or rows < self.threads:
+            # Copied: OpenVINO writes the next output to the same place.
+            return torch.from_numpy(self._together.infer(arrays, share_inputs=True, share_outputs=True)[0]).clone()
+        size = _PIECE if rows >= 2 * _PIECE * self.threads else 1
+        pieces: list[Any] = [None] * -(-rows // size)
+        for number in range(len(pieces)):
+            part = [array[number * size : (number + 1) * size] for array in arrays]
+            self._apart.start_async(part, userdata=(pieces, number), share_inputs=True)
+        self._apart.wait_all()
+        return torch.from_numpy(np.concatenate(pieces))
 
 
-def _faster(request: Any, tensors: list[Tensor], network: nn.Module, given: dict[str, Tensor]) -> bool:
+def _keep_piece(request: Any, place: tuple[list[Any], int]) -> None:
+    pieces, number = place
+    pieces[number] = request.get_output_tensor().data.copy()
+
+
+def _infer(requests: Callable[[list[np.ndarray]], Tensor], tensors: list[Tensor]) -> Tensor:
+    return requests([tensor.detach().contiguous().numpy() for tensor in tensors])
+
+
+def _faster(requests: Any, tensors: list[Tensor], network: nn.Module, given: dict[str, Tensor]) -> bool:
     """Measure whether OpenVINO is faster than PyTorch on these inputs; the fastest of three calls each."""
     times: list[list[float]] = [[], []]
     for _ in range(3):
         for found, call in zip(
-            times, (lambda: _infer(request, tensors), lambda: network(*tensors[:2], **given)), strict=True
+            times, (lambda: _infer(requests, tensors), lambda: network(*tensors[:2], **given)), strict=True
         ):
             began = time.perf_counter()
             call()

@@ -32,6 +32,8 @@ class SuccessHeadConfig:
     threshold: float = 0.5  # probability from which on a frame counts as done
     min_consecutive: int = 3  # frames in a row that must count as done
     max_frames: int = 10  # scored after each chunk: the chunk and the `min_consecutive - 1` frames before it
+    # On demand, frames between two that stay below this part of the threshold count as not done, unseen; 0 sees all.
+    clearly_not: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("image_size", "width", "words", "min_consecutive"):
@@ -41,8 +43,9 @@ class SuccessHeadConfig:
             raise ValueError(f"image_size must be at most {LARGEST_IMAGE}, got {self.image_size}")
         if self.width % GROUPS:
             raise ValueError(f"width must be a multiple of {GROUPS}, got {self.width}")
-        if require_number("threshold, in 0..1,", self.threshold, least=0) > 1:
-            raise ValueError(f"threshold must be in 0..1, got {self.threshold}")
+        for name in ("threshold", "clearly_not"):
+            if require_number(f"{name}, in 0..1,", getattr(self, name), least=0) > 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
 
 
 def hash_words(instruction: str, size: int) -> Float[Tensor, " d"]:
@@ -99,6 +102,17 @@ def next_frames(length: int, run: int, counted: Mapping[int, bool], free: Collec
         if not any(frame in wanted or counted.get(frame) is False for frame in frames):
             wanted.add(max(frame for frame in frames if frame not in counted))
     return sorted(wanted)
+
+
+def between(frames: Sequence[int], chosen: Sequence[bool]) -> list[int]:
+    """Return the numbers between neighbours of ascending `frames` that are both chosen.
+
+    Example:
+        >>> between([1, 4, 9], [True, True, False])
+        [2, 3]
+    """
+    pairs = pairwise(zip(frames, chosen, strict=True))
+    return [number for (first, a), (last, b) in pairs if a and b for number in range(first + 1, last)]
 
 
 class SuccessHead(FrameNetwork):
@@ -177,21 +191,30 @@ class SuccessHead(FrameNetwork):
         return RewardOutput((scored & (sure >= self.config.threshold)).float(), scored, probability=sure.float())
 
     def score_on_demand(self, footage: Footage, instructions: Sequence[str]) -> RewardOutput:
-        """Score as `score` does, looking at about one frame in `min_consecutive`; the probability is left out."""
+        """Score as `score` does, from few frames; the probability is left out.
+
+        Frames that are decoded already are looked at first. Those between two of them that are clearly not done are
+        taken as not done, too: a task that is done in between and undone again is missed. Of the others about one in
+        `min_consecutive` is looked at.
+        """
         run, words = self.config.min_consecutive, [hash_words(text, self.config.words) for text in instructions]
+        low = self.config.clearly_not * self.config.threshold
         counted: list[dict[int, bool]] = [{} for _ in words]
+        wanted = [sorted(decoded) if low else [] for decoded in footage.decoded]
         while True:
-            pairs = zip(footage.lengths, counted, footage.decoded, strict=True)
-            wanted = [next_frames(length, run, known, decoded) for length, known, decoded in pairs]
             chosen = [video for video, numbers in enumerate(wanted) for _ in numbers]
-            if not chosen:
+            if chosen:
+                frames = torch.cat(list(footage.look(wanted)))
+                # compared in float64, as `score` does
+                each = self._probabilities(frames, torch.stack([words[video] for video in chosen])).double()
+                found = each.split([len(numbers) for numbers in wanted])
+                for known, numbers, sure in zip(counted, wanted, found, strict=True):
+                    known |= dict(zip(numbers, (sure >= self.config.threshold).tolist(), strict=True))
+                    known |= dict.fromkeys(between(numbers, (sure < low).tolist()), False)
+            videos = zip(footage.lengths, counted, footage.decoded, strict=True)
+            wanted = [next_frames(length, run, known, decoded) for length, known, decoded in videos]
+            if not any(wanted):
                 break
-            frames = torch.cat(list(footage.look(wanted)))
-            # compared in float64, as `score` does
-            sure = self._probabilities(frames, torch.stack([words[video] for video in chosen])).double()
-            numbers = [number for numbers in wanted for number in numbers]
-            for video, number, done in zip(chosen, numbers, (sure >= self.config.threshold).tolist(), strict=True):
-                counted[video][number] = done
         done = [has_run(known, run) for known in counted]
         return RewardOutput(torch.tensor(done).float(), torch.tensor([length > 0 for length in footage.lengths]))
 

@@ -118,6 +118,7 @@ def test_missing_and_damaged_files(tmp_path):
         ("threshold", 1.5),
         ("threshold", float("nan")),
         ("threshold", "0.5"),
+        ("clearly_not", 1.5),
         ("min_consecutive", 0),
         ("min_consecutive", 1.0),
         ("min_consecutive", True),

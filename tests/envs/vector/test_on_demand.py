@@ -1,5 +1,6 @@
 """`render="chunk"`: frames are decoded only where somebody looks, and nothing else changes."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -42,7 +43,14 @@ def prophet():
 @pytest.fixture(scope="module")
 def head():
     torch.manual_seed(0)
-    return SuccessHead(SuccessHeadConfig(image_size=16, width=4)).eval()
+    return SuccessHead(SuccessHeadConfig(image_size=16, width=4, clearly_not=0.0)).eval()
+
+
+def trusting(head):
+    """A head that takes all frames between two that do not count as done as not done."""
+    other = SuccessHead(replace(head.config, clearly_not=1.0))
+    other.load_state_dict(head.state_dict())
+    return other.eval()
 
 
 def episodes(prophet, reward_model, render, steps=8, **options):
@@ -80,9 +88,30 @@ def test_rewards_and_images_are_those_of_decoding_everything(prophet, head, quan
     assert frames < all_frames
 
 
-def test_without_success_three_frames_of_eight_are_decoded(prophet, head):
-    _, frames, _ = episodes(prophet, head.with_threshold(1.0), "chunk")
-    assert frames == 3 * 8 * 3
+def test_without_success_three_frames_of_eight_are_decoded_or_one(prophet, head):
+    head = head.with_threshold(1.0)
+    for each, decoded in ((head, 3), (trusting(head), 1)):
+        _, frames, _ = episodes(prophet, each, "chunk")
+        assert frames == 3 * 8 * decoded
+
+
+@pytest.mark.parametrize(("video", "done"), [("....####..", False), ("......####", True), (".......###", True)])
+def test_frames_between_two_that_are_clearly_not_done_are_not_looked_at(head, video, done):
+    frames = {sign: torch.full((16, 16, 3), value, dtype=torch.uint8) for sign, value in ((".", 20), ("#", 220))}
+    sure = {sign: head.probabilities(frame[None], "count").item() for sign, frame in frames.items()}
+    if sure["."] > sure["#"]:
+        frames["."], frames["#"] = frames["#"], frames["."]
+    head = head.with_threshold(max(sure.values()))
+    seen = set()
+
+    def look(wanted):
+        seen.update(wanted[0])
+        return [torch.stack([frames[video[number]] for number in wanted[0]])]
+
+    footage = Footage([10], [{1, 9}], look)
+    assert trusting(head).score_on_demand(footage, ["count"]).success.item() is done
+    assert done or seen == {1, 9}
+    assert head.score_on_demand(footage, ["count"]).success.item() is True
 
 
 def test_a_reward_model_that_does_not_choose_is_shown_what_it_asks_for(prophet):
