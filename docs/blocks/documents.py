@@ -41,6 +41,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-beside": speed.beside,
     "speed-learning": speed.learning,
     "speed-engines": speed.engines,
+    "speed-account": speed.account,
+    "speed-looks": speed.looks,
     "speed-curves": speed.curves,
     "speed-full-chunk": speed.full_chunk,
     "checkpoint": dream.checkpoint,

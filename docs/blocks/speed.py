@@ -91,6 +91,40 @@ def engines() -> str:
     )
 
 
+def account() -> str:
+    """Return where the time of a forward goes."""
+    report = load("speed/account.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.account`."
+    rows = [
+        [name, f"{each['ms']:.0f}", f"{each['part']:.1%}", f"{each['of_peak']:.0%}" if "of_peak" in each else ""]
+        for name, each in report["parts"].items()
+    ]
+    header = ["one thread, 16 sub-environments", "ms", "of the time", "of the peak"]
+    return (
+        f"{markdown_table(header, rows)}\n\nTogether they reach {report['of_peak']:.0%} of {report['peak']:.0f} "
+        f"GFLOP/s: `{report['command']}` on {where(report['machine'])}."
+    )
+
+
+def looks() -> str:
+    """Return how often the success head on demand differs from the one that sees every frame."""
+    report = load("speed/looks.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.looks`."
+    rows = [
+        [value, f"{each['decoded_per_chunk']:.2f}", str(each["missed"]), str(each["wrong"])]
+        for value, each in report["clearly_not"].items()
+    ]
+    header = ["`clearly_not`", "decoded for a score", "missed", "wrongly found"]
+    most = report["clearly_not"]["0.5"]["missed_at_most"]
+    return (
+        f"{markdown_table(header, rows)}\n\nOf {report['chunks']:,} chunks of {report['episodes']} dreams, in "
+        f"{report['done']} of which the task is done; at 0.5, the default, at most {most:.1%} of those are missed "
+        f"(95%). `{report['command']}` on {where(report['machine'])}."
+    )
+
+
 def curves() -> str:
     """Return frames per second by the number of sub-environments, and the cost of a chunk by its age."""
     report = load("speed/curves.json")
