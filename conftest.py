@@ -66,7 +66,7 @@ def release(golden_state):
     import torch
 
     from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-    from prophet_gym.prophet.convert import is_counter, rename
+    from prophet_gym.prophet.convert._layout import is_counter, rename
 
     names = {rename(key): key for key in golden_state if not is_counter(key)}
     counters = {key: value for key, value in golden_state.items() if is_counter(key)}

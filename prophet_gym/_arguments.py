@@ -8,12 +8,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from prophet_gym._checks import require_count, require_number, unknown_option
+from prophet_gym._checks import require_count, require_device, require_number
 
 
 class Check(ABC):
@@ -72,21 +71,7 @@ class OnDevice(Check):
     also: tuple[str, ...] = ()
 
     def __call__(self, name: str, value: Any) -> None:
-        if value in ("cpu", *self.also):
-            return
-        import torch
-
-        counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-        try:
-            device = torch.device(value)
-            count = counts[device.type]
-        except (RuntimeError, KeyError) as error:
-            raise unknown_option(name, value, [*counts, *self.also]) from error
-        if (device.index or 0) >= count:
-            raise ValueError(
-                f"{name} must be on this machine, got {value!r}: torch {torch.__version__} finds {count} "
-                f"{device.type} devices; `cpu` is everywhere"
-            )
+        require_device(name, value, self.also)
 
 
 @dataclass(frozen=True)
@@ -117,13 +102,10 @@ class Writable(Check):
 
 # A billion is more than any machine will do, and a list of so many still ends in an error of memory.
 Count = Annotated[int, Whole(1, 10**9)]
-"""How many steps, at least 1."""
 CountOrNone = Annotated[int, Whole(0, 10**9)]
-"""How many steps; 0 leaves them out."""
 Items = Annotated[int, Whole(1, 100_000)]
 """How many things are held at once or listed before work begins (episodes, elements of a batch), at least 1."""
 Workers = Annotated[int, Whole(1, 1024)]
-"""Processes."""
 Seed = Annotated[int, Whole(0, 2**62)]
 Positive = Annotated[float, Number(above=0)]
 NotNegative = Annotated[float, Number(least=0)]
@@ -134,10 +116,8 @@ DeviceOrAuto = Annotated[str, OnDevice(("auto",))]
 OutFolder = Annotated[Path, Writable(folder=True)]
 OutFile = Annotated[Path, Writable()]
 TaskNumber = Annotated[int, Whole(0, 10**6)]
-Tasks = Annotated[tuple[TaskNumber, ...], Several(none=True)]
-"""Different task numbers; none means all."""
+Tasks = Annotated[tuple[TaskNumber, ...], Several(none=True)]  # none means all
 SomeTasks = Annotated[tuple[TaskNumber, ...], Several()]
-"""Different task numbers, at least one."""
 
 
 def resolved_device(name: str) -> str:
@@ -153,14 +133,9 @@ class Arguments:
     """Base class of `Args` dataclasses: checks every field whose type states a requirement."""
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
             for check, part in _checks(hint, getattr(self, name)):
                 check(name, part)
-
-
-@cache
-def _hints(made: type) -> dict[str, Any]:
-    return get_type_hints(made, include_extras=True)
 
 
 def _checks(hint: Any, value: Any) -> Iterator[tuple[Check, Any]]:

@@ -1,11 +1,11 @@
 """Check plain arguments, and name what was given in messages."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from itertools import islice
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,6 +24,22 @@ def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOpt
     if isinstance(given, str) and len(given) > SHOWN_CHARS:
         given = shown(given)
     return UnknownOptionError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}")
+
+
+def read_options(kind: str, given: Mapping[str, str], readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """Read the texts of options; ValueError for one that is unknown or no number where `int` or `float` reads it."""
+    values = {}
+    for name, text in given.items():
+        if name not in readers:
+            raise unknown_option(kind, name, readers)
+        try:
+            values[name] = readers[name](text)
+        except ValueError as error:
+            if readers[name] not in (int, float):
+                raise
+            whole = "whole " if readers[name] is int else ""
+            raise ValueError(f"{name} must be a {whole}number, got {shown(text)!r}") from error
+    return values
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:
@@ -53,16 +69,41 @@ def require_different(name: str, values: object, count: int) -> list[int]:
     return whole
 
 
-def listed(names: Collection[str]) -> str:
+def require_device(name: str, value: Any, also: Collection[str] = ()) -> str:
+    """Return a device of torch as a text; UnknownOptionError unless it is one of this machine, or a name in `also`."""
+    if value in ("cpu", *also):
+        return str(value)
+    import torch
+
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    try:
+        device = torch.device(value)
+        count = counts[device.type]
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise unknown_option(name, value, [*counts, *also]) from error
+    if (device.index or 0) >= count:
+        raise UnknownOptionError(
+            f"{name} must be on this machine, got {str(device)!r}: torch {torch.__version__} finds {count} "
+            f"{device.type} devices; `cpu` is everywhere"
+        )
+    return str(device)
+
+
+def listed(names: Collection[str], most: int = SHOWN_CHARS) -> str:
     """Return the first names, each cut to a length that fits a message, and how many more there are."""
     rest = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(shown(name) for name in islice(names, SHOWN_NAMES)) + rest
+    return ", ".join(shown(name, most) for name in islice(names, SHOWN_NAMES)) + rest
 
 
-def shown(text: str) -> str:
+def shown(text: str, most: int = SHOWN_CHARS) -> str:
     """Return text of a file as a message may show it: on one line, without control characters, cut where it is long."""
-    plain = "".join(char if char.isprintable() else "?" for char in text[: SHOWN_CHARS + 1])
-    return plain if len(text) <= SHOWN_CHARS else f"{plain[:SHOWN_CHARS]}... ({len(text)} letters)"
+    plain = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
+    return plain if len(text) <= most else f"{plain[:most]}... ({len(text)} letters)"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type's name where it says nothing."""
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
 
 
 def require_when(when: object) -> Literal["chunk", "end"]:

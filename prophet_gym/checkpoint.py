@@ -17,8 +17,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from prophet_gym._checks import shown, unknown_option
-from prophet_gym._io.files import read_json
+from prophet_gym._checks import require_device, shown, unknown_option
+from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym._registration import SUITES
@@ -46,13 +46,8 @@ def register_world_model(name: str, location: str) -> None:
     An installed package can do the same with an entry point of the group `prophet_gym.world_models`. Nothing is ever
     imported because a checkpoint's folder says so: only classes that were registered are.
 
-    Args:
-        name: What `prophet.json` has as `class`.
-        location: Where the class is, as `module:Class`. It is a `WorldModel` with a class method
-            `from_pretrained(folder, *, device, dtype)`: a `Path`, a text and a dtype of torch's.
-
-    Raises:
-        ValueError: The name means another class already, or the location is not of this form.
+    The location is `module:Class`, of a `WorldModel` with a class method `from_pretrained(folder, *, device, dtype)`: a
+    `Path`, a text and a dtype of torch's. ValueError where it is not, or where the name means another class already.
     """
     module, colon, attribute = location.partition(":")
     if not (module and colon and attribute):
@@ -96,11 +91,9 @@ class Checkpoint:
     def named(cls, weights: PathOrName = "bundled", robot: str | None = None) -> "Checkpoint":
         """Find the checkpoint that a name stands for; fetch it from the Hub and convert it where need be.
 
-        Args:
-            weights: `bundled`, the name of another bundled checkpoint, the path of a checkpoint's folder, a Hub
-                repository that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL
-                released (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
-            robot: The embodiment that the checkpoint must be of; any if not given.
+        The name is `bundled`, that of another bundled checkpoint, the path of a checkpoint's folder, a Hub repository
+        that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL released
+        (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
 
         Raises:
             MissingWeightsError: No checkpoint has that name, it is of another robot, or it is a file to convert first.
@@ -140,13 +133,10 @@ class Checkpoint:
         offload: bool | np.bool_ = False,
         engine: str = "eager",
     ) -> WorldModel:
-        """Load the world model.
+        """Load the world model, to compute in `float32`, `bfloat16` or `float16` on a device, e.g. `cuda`.
 
-        Args:
-            device: Where it runs, e.g. `cpu` or `cuda`.
-            dtype: What it computes in: `float32`, `bfloat16` or `float16`.
-            offload: Keep on the CPU what is idle while the rest computes, as the full Prophet's VAE.
-            engine: What runs the networks: `eager` (PyTorch), `compiled`, `openvino`, or `auto`, the fastest here.
+        `offload` keeps on the CPU what is idle while the rest computes, as the full Prophet's VAE; `engine` runs
+        the networks: `eager` (PyTorch), `compiled`, `openvino`, or `auto`, the fastest here.
 
         Raises:
             CheckpointError: Its class is not registered, or the weights are damaged.
@@ -156,7 +146,7 @@ class Checkpoint:
         if kind not in _DTYPES:
             raise unknown_option("dtype", dtype, _DTYPES)
         offload = require_flag("offload_autoencoder", offload)
-        device = _device(device)
+        device = require_device("device", device, ("meta",))
         if engine == "auto" and device != "cpu":  # one copy of the weights for both names
             engine = "eager"
         return _world_model(self.folder, self.class_name, device, kind, offload=offload, engine=engine)
@@ -166,11 +156,8 @@ class Checkpoint:
     ) -> InitialStates:
         """Read initial states, narrowed to a suite and to tasks.
 
-        Args:
-            split: `train`, `official` (evaluation and demo only), or a path: a folder of initial states, or a `.jsonl`
-                file in the format of `Fleurrr/Bridge-RL-Data`.
-            suite: Only those of this suite.
-            tasks: Only those of these tasks.
+        The split is `train`, `official` (evaluation and demo only), or a path: a folder of initial states, or a
+        `.jsonl` file in the format of `Fleurrr/Bridge-RL-Data`.
 
         Raises:
             MissingWeightsError: The checkpoint has none of that split or suite; names what has.
@@ -200,17 +187,10 @@ class Checkpoint:
     def reward_model(
         self, name: PathOrName | None = "auto", device: str | torch.device = "cpu", *, chunk: int = 8
     ) -> RewardModel | None:
-        """Load the reward model that a name stands for.
+        """Load the reward model that a name stands for, to score every `chunk` frames.
 
-        Args:
-            name: `auto` (the checkpoint's success head; None, with a warning, where it has none), None, or a name of
-                `prophet_gym.rewards.make_reward_model`.
-            device: Where it runs.
-            chunk: Frames between two scores.
-
-        Raises:
-            UnknownOptionError: There is no reward of that name.
-            MissingWeightsError: Its weights are not there.
+        The name is None, one of `prophet_gym.rewards.make_reward_model`, whose errors these are, or `auto`: the
+        checkpoint's success head; None, with a warning, where it has none.
         """
         if name is None:
             return None
@@ -226,7 +206,8 @@ class Checkpoint:
                 "reward=None"
             )
             return None
-        return make_reward_model("success" if text == "auto" else text, head, _device(device), chunk=chunk)
+        text = "success" if text == "auto" else text
+        return make_reward_model(text, head, require_device("device", device, ("meta",)), chunk=chunk)
 
     def object_reader(self) -> ObjectReader | None:
         """Load the reader of object positions; return None for a checkpoint that has none."""
@@ -279,11 +260,8 @@ def _folder_of(name: str) -> Path:
 def _covered_suites(folder: Path) -> tuple[str, ...]:
     suites: set[str] = set()
     for path in sorted((folder / "starts").glob(f"*/{INDEX_NAME}")):
-        index = read_json(path, CheckpointError)
-        try:
-            suites |= {str(entry["suite"]) for entry in index["starts"]}
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); write the initial states again") from error
+        with reading(f"{path} is damaged", "write the initial states again", CheckpointError):
+            suites |= {str(entry["suite"]) for entry in read_json(path)["starts"]}
     return tuple(sorted(suites))
 
 
@@ -313,20 +291,6 @@ def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offl
 @cache
 def _initial_states(path: Path) -> InitialStates:
     return read_jsonl_states(path) if path.is_file() else read_initial_states(path)
-
-
-def _device(device: str | torch.device) -> str:
-    """Return the device as a text; raise UnknownOptionError unless this machine has it."""
-    try:
-        name = str(torch.device(device))
-    except (RuntimeError, TypeError) as error:
-        raise unknown_option("device", device, ["cpu", "cuda", "mps"]) from error
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        here = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
-        raise unknown_option("device on this machine", device, ["cpu", *here]) from error
-    return name
 
 
 def _published_weights(robot: str) -> str:

@@ -207,7 +207,7 @@ def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path
         ({"reward": "sucess"}, UnknownOptionError, "Did you mean 'success'"),
         ({"starts": "offical"}, UnknownOptionError, "Did you mean 'official'"),
         ({"device": "gpu"}, UnknownOptionError, "unknown device 'gpu'"),
-        ({"device": "cuda:99"}, UnknownOptionError, "unknown device on this machine 'cuda:99'"),
+        ({"device": "cuda:99"}, UnknownOptionError, "device must be on this machine, got 'cuda:99'"),
         ({"tasks": [7]}, UnknownOptionError, "unknown task 7. Known: 0, 1"),
         ({"weights": 3}, MissingWeightsError, "weights must be a name or the path of a folder, got 3"),
         ({"tasks": [True]}, ValueError, r"as in tasks=\[0, 3\], got \[True\]"),

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from torch import Tensor
 
-from prophet_gym._checks import shown
+from prophet_gym._checks import listed, shown
 
 # No integer of a network's config is larger, unless a side of its tensors is; nor the frames, or pixels of a side, that
 # a config asks for: beyond, memory ends before a dream begins.
@@ -23,11 +23,7 @@ def config_of(kind: type[Config], values: Mapping[str, Any]) -> Config:
     frozen = {key: _frozen(value) for key, value in values.items()}
     hints = get_type_hints(kind)
     problems = [f"{shown(key)} is unknown" for key in sorted(frozen.keys() - hints.keys())]
-    problems += [
-        f"{key}={shown(repr(value))} is of another kind than its default"
-        for key, value in frozen.items()
-        if key in hints and not _is_of(value, hints[key])
-    ]
+    problems += _of_other_kinds(hints, frozen)
     if problems:
         raise TypeError("; ".join(problems[:10]))
     return kind(**frozen)
@@ -40,14 +36,16 @@ def keys_of(kind: Any) -> str:
 
 def require_kinds(network: type, config: Mapping[str, Any]) -> None:
     """Raise ValueError if a value of a network's config is not what its constructor is annotated with."""
-    hints = get_type_hints(network.__init__)
-    wrong = [
-        f"{shown(name)} in config.json must be {formatannotation(hints[name])}, got {shown(repr(value))}"
+    if wrong := _of_other_kinds(get_type_hints(network.__init__), config):
+        raise ValueError("; ".join(wrong[:10]))
+
+
+def _of_other_kinds(hints: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{shown(name)}={shown(repr(value))} must be {formatannotation(hints[name])}"
         for name, value in config.items()
         if name in hints and not _is_of(_frozen(value), hints[name])
     ]
-    if wrong:
-        raise ValueError("; ".join(wrong[:10]))
 
 
 def require_sizes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -61,16 +59,18 @@ def require_sizes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Non
             raise ValueError(f"{shown(name)} in config.json must be at most {most}, got {shown(repr(value))}")
 
 
-def require_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a tensor of a file has another shape than a network of its config."""
-    wrong = [
-        f"size mismatch for {shown(name)}: the file has {tuple(value.shape)}, its config.json asks for "
-        f"{tuple(expected[name].shape)}"
-        for name, value in state.items()
-        if name in expected and expected[name].shape != value.shape
-    ]
-    if wrong:
-        raise ValueError("; ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""))
+def misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Name ten tensors of each kind that a state dict lacks, should not have or has in another shape; "" if none."""
+    problems = {
+        "missing": [f"{k} {tuple(v.shape)}" for k, v in expected.items() if k not in state],
+        "unexpected": [f"{k} {tuple(v.shape)}" for k, v in state.items() if k not in expected],
+        "of another shape": [
+            f"{k} has shape {tuple(state[k].shape)}, expected {tuple(v.shape)}"
+            for k, v in expected.items()
+            if k in state and v.shape != state[k].shape
+        ],
+    }
+    return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

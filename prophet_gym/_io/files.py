@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -10,6 +11,16 @@ from zipfile import ZipFile
 import numpy as np
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@contextmanager
+def reading(what: str, advice: str, error: type[Exception] = ValueError) -> Iterator[None]:
+    """Turn whatever is raised inside into `error`: libraries meet damage with errors of any kind that name no file."""
+    try:
+        yield
+    except Exception as damage:
+        said = "; ".join(line.strip() for line in str(damage).splitlines() if line.strip()) or type(damage).__name__
+        raise error(f"{what}: {said[:2000]}; {advice}") from damage
 
 
 def refuse_pointer(path: str | os.PathLike, error: type[Exception] = ValueError) -> None:
@@ -39,14 +50,14 @@ def read_text(path: str | os.PathLike, error: type[Exception] = ValueError) -> s
 
 def read_json(path: str | os.PathLike, error: type[Exception] = ValueError) -> dict[str, Any]:
     """Read a file that holds one JSON object; raise `error` if it is there and holds anything else."""
-    return _object(read_text(path, error), str(path), error)
+    return parse_object(read_text(path, error), str(path), error)
 
 
 def read_json_lines(path: str | os.PathLike, error: type[Exception] = ValueError) -> list[dict[str, Any]]:
     """Read a file of one JSON object a line, empty lines skipped; raise `error` if it is there and holds others."""
     # Not splitlines: it also splits at U+2028 and U+0085, which may stand inside a JSON string.
     lines = read_text(path, error).split("\n")
-    return [_object(line, f"line {n} of {path}", error) for n, line in enumerate(lines, 1) if line.strip()]
+    return [parse_object(line, f"line {n} of {path}", error) for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_npz(
@@ -65,8 +76,7 @@ def read_npz(
     refuse_pointer(path, error)
     if not path.exists():
         raise FileNotFoundError(f"no file at {path}")
-    # numpy, zipfile and zlib each raise errors of their own, and none of them names the file.
-    try:
+    with reading(f"{path} is cut off or no npz of numbers", "delete it and write it again", error):
         with ZipFile(path) as stored:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in stored.infolist()}
         with np.load(path, allow_pickle=False) as stored:
@@ -74,9 +84,6 @@ def read_npz(
             wanted = [*names, *(name for name in optional if name in stored)]
             size = sum(sizes.get(name, 0) for name in wanted)
             found = {} if missing or size > limit else {name: stored[name] for name in wanted}
-    except Exception as damage:
-        reason = str(damage) or type(damage).__name__
-        raise error(f"{path} is cut off or no npz of numbers ({reason}); delete it and write it again") from damage
     if missing:
         raise error(f"{path} must hold {', '.join(names)}; {', '.join(missing)} is missing")
     if size > limit:
@@ -84,7 +91,8 @@ def read_npz(
     return found
 
 
-def _object(text: str, where: str, error: type[Exception]) -> dict[str, Any]:
+def parse_object(text: str, where: str, error: type[Exception] = ValueError) -> dict[str, Any]:
+    """Return the JSON object that a text is; raise `error`, which names `where` it stands, if it is anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as damage:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prophet_gym._checks import shown
-from prophet_gym._io.files import read_json
+from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.tensor_files import MARK
 from prophet_gym.errors import CheckpointError
 
@@ -45,10 +45,8 @@ def read_header(folder: Path) -> Header:
             f"no Prophet checkpoint at {folder}: {CONFIG} not found; give a folder that save_pretrained wrote, "
             'or weights="bundled"'
         )
-    try:
-        values = read_json(path, CheckpointError)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}: {CONFIG} must be JSON with the config of a world model") from error
+    with reading(f"{path} must be JSON with the config of a world model", "fetch or save it again", CheckpointError):
+        values = read_json(path)
     marks = values.pop(MARK, None)
     if marks is not None and not (isinstance(marks, dict) and all(isinstance(mark, str) for mark in marks.values())):
         raise CheckpointError(f"{path} must have the parts' marks as {MARK}, got {shown(repr(marks))}")

@@ -4,13 +4,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from prophet_gym._checks import SHOWN_NAMES, listed, shown
+from prophet_gym._checks import first_line, listed, shown
 from prophet_gym._io.atomic import atomic_write, is_aside
-from prophet_gym._io.files import read_json
+from prophet_gym._io.files import read_json, reading
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 # Beside the files of a checkpoint: each file's name -> its sha-256.
@@ -91,17 +92,19 @@ def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = 
     """Fetch a repository, or one file of it, into the Hub's cache and return where it lies.
 
     `only` has patterns of the files wanted, e.g. `vae/*`. A whole repository must have the file `needs`, which is
-    looked for before the rest is fetched.
-
-    Raises:
-        MissingWeightsError: It cannot be reached, does not exist, or asks for a licence or token.
-        CheckpointError: A file is not the one that the manifest names.
+    looked for before the rest is fetched. MissingWeightsError where it cannot be reached, does not exist or asks for a
+    licence or token; CheckpointError where a file is not the one that the manifest names.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        if name.file is None:
+        if name.file is not None:
+            found = Path(hf_hub_download(name.repo, name.file, revision=name.revision))
+            folder, names = found.parents[name.file.count("/")], {name.file}
+            with suppress(EntryNotFoundError):
+                hf_hub_download(name.repo, MANIFEST, revision=name.revision)
+        else:
             try:
                 if needs is not None:
                     hf_hub_download(name.repo, needs, revision=name.revision)
@@ -113,26 +116,20 @@ def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = 
                     f"in {name.repo}:file.pt, or give another repository"
                 ) from error
             patterns = None if only is None else [MANIFEST, *only]
-            folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns))
-            _require_hashes(folder, None if only is None else _names(folder))
-            return folder
-        path = Path(hf_hub_download(name.repo, name.file, revision=name.revision))
-        try:
-            hf_hub_download(name.repo, MANIFEST, revision=name.revision)
-        except EntryNotFoundError:
-            return path
-    except (CheckpointError, MissingWeightsError):
+            found = folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns))
+            names = None if only is None else _names(folder)
+    except MissingWeightsError:
         raise
     except Exception as error:
         what = f"the file {name.file} of the Hub repository" if name.file else "the Hub repository"
         at = f"revision {name.revision}" if name.revision else "its newest revision"
         raise MissingWeightsError(
-            f"could not get {what} {name.repo} at {at}: {_first_line(error)} Neither the Hub nor its local cache has "
+            f"could not get {what} {name.repo} at {at}: {first_line(error)}; neither the Hub nor its local cache has "
             "it for us: check the name, the network (HF_HUB_OFFLINE) and, for a gated repository, its licence and your "
             "token (hf auth login); weights='bundled' works without a network"
         ) from error
-    _require_hashes(path.parents[name.file.count("/")], {name.file})
-    return path
+    _require_hashes(folder, names)
+    return found
 
 
 def verified(path: Path) -> Path:
@@ -165,7 +162,7 @@ def push_folder(folder: Path, repo: str, *, revision: str | None = None, private
             api.create_branch(repo, branch=revision, exist_ok=True)
         commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision)
     except Exception as error:
-        raise MissingWeightsError(f"cannot write to the Hub repository {repo}: {_first_line(error)}") from error
+        raise MissingWeightsError(f"cannot write to the Hub repository {repo}: {first_line(error)}") from error
     return str(commit.commit_url)
 
 
@@ -180,10 +177,8 @@ def _require_hashes(folder: Path, only: set[str] | None) -> None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return
-    try:
-        hashes = read_json(manifest, CheckpointError)
-    except CheckpointError as error:
-        raise CheckpointError(f"the manifest is damaged, it must map file names to sha-256 sums: {error}") from error
+    with reading(f"{manifest} is damaged", "it must map file names to sha-256 sums", CheckpointError):
+        hashes = read_json(manifest)
     if not all(isinstance(value, str) for value in hashes.values()):
         raise CheckpointError(f"{manifest} must map file names to sha-256 sums")
     outside = [name for name in hashes if not _is_inside(name)]
@@ -195,9 +190,7 @@ def _require_hashes(folder: Path, only: set[str] | None) -> None:
     if missing or changed:
         problems = [f"{shown(name)} is missing" for name in missing]
         problems += [f"{shown(name)} has another sha-256" for name in changed]
-        rest = f" and {len(problems) - SHOWN_NAMES} more" if len(problems) > SHOWN_NAMES else ""
-        said = "; ".join(problems[:SHOWN_NAMES]) + rest
-        raise CheckpointError(f"{folder} is not what {MANIFEST} names: {said}; fetch it again")
+        raise CheckpointError(f"{folder} is not what {MANIFEST} names: {listed(problems, 200)}; fetch it again")
 
 
 def _is_inside(name: str) -> bool:
@@ -215,8 +208,3 @@ def _hash(path: Path) -> str:
 def _hash_of_version(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 (the key of the cache)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0] or type(error).__name__
-    return text if text.endswith(".") else f"{text}."

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from prophet_gym._checks import require_count, shown
+from prophet_gym._checks import require_count
 from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.configs import misfits
+from prophet_gym._io.files import reading
 from prophet_gym._io.tensor_files import read_tensors, write_tensors
 from prophet_gym.errors import CheckpointError
 
@@ -49,22 +51,15 @@ def load_lora(model: nn.Module, folder: Path) -> None:
             "OUT/lora, given --lora-rank"
         )
     state = read_tensors(folder / WEIGHTS_NAME)
-    try:
+    with reading(f"the adapter at {folder} has a damaged {CONFIG_NAME}", "save it again", CheckpointError):
         config: Any = LoraConfig.from_pretrained(str(folder))
         rank = require_count("r", config.r)
         if rank > max(min(value.shape) for value in state.values()):
             raise ValueError(f"r={rank}, and no tensor of {WEIGHTS_NAME} is of that rank")
         inject_adapter_in_model(config, model)
-    except Exception as error:  # whatever a damaged config makes peft raise
-        said = shown(str(error).strip().split("\n")[0]) or type(error).__name__
-        raise CheckpointError(f"the adapter at {folder} has a damaged {CONFIG_NAME}: {said}; save it again") from error
-    own = {name: value.shape for name, value in model.state_dict().items() if "lora_" in name}
-    given = {name.replace(".weight", ".default.weight"): value.shape for name, value in state.items()}
-    if own != given:
-        odd = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
-        raise CheckpointError(
-            f"the adapter at {folder} is for another model: {len(odd)} tensors differ, e.g. {shown(odd[0])}"
-        )
+    own = {name.replace(".default.", "."): value for name, value in model.state_dict().items() if "lora_" in name}
+    if wrong := misfits(own, state):
+        raise CheckpointError(f"the adapter at {folder} is for another model: {wrong}")
     set_peft_model_state_dict(model, state)
 
 

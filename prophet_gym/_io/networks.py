@@ -1,16 +1,19 @@
 """One network in a folder, as diffusers stores it: its config as JSON beside its weights as safetensors."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from prophet_gym._io.atomic import atomic_directory
-from prophet_gym._io.configs import require_kinds, require_shapes, require_sizes
+from prophet_gym._io.configs import misfits, require_kinds, require_sizes
+from prophet_gym._io.files import reading
 from prophet_gym._io.tensor_files import read_tensors, require_finite, write_tensors
 from prophet_gym.errors import CheckpointError
 
+Network = TypeVar("Network", bound=nn.Module)
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
 
@@ -39,21 +42,28 @@ def load_part(
 
     `kind` is its class, one of diffusers' model mixins.
     """
-    try:
+    with reading(f"cannot load {folder}", "fetch or save the checkpoint again", CheckpointError):
         config = kind.load_config(folder, local_files_only=True)
         state = read_tensors(folder / WEIGHTS_NAME)
         require_kinds(kind, config)
-        require_sizes(dict(config), state)
-        with torch.device("meta"):
-            part = kind.from_config(config)
-        part = nn.Module.to(part, dtype)
-        # Compared before there is memory for what the config asks: a damaged one may ask for terabytes.
-        require_shapes(part.state_dict(), state)
-        part = part.to_empty(device=device)
-        part.load_state_dict(state, strict=True)
-    except Exception as error:  # whatever a damaged config or file makes constructors and readers raise
-        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
-        raise CheckpointError(f"cannot load {folder}: {reason[:2000]}; fetch or save the checkpoint again") from error
-    unfilled = {name for name, _ in part.named_buffers()} - set(part.state_dict())
+        return filled(lambda: nn.Module.to(kind.from_config(config), dtype), config, state, device)
+
+
+def filled(
+    make: Callable[[], Network],
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    device: torch.device | str = "cpu",
+) -> Network:
+    """Return the network of a config with the weights of a file; ValueError where they do not fit."""
+    require_sizes(config, state)
+    # Built and compared before there is memory for what the config asks: a damaged one may ask for terabytes.
+    with torch.device("meta"):
+        network = make()
+    if wrong := misfits(network.state_dict(), state):
+        raise ValueError(wrong)
+    unfilled = {name for name, _ in network.named_buffers()} - set(network.state_dict())
     assert not unfilled, f"buffers that no file holds cannot be built without memory: {unfilled}"
-    return part
+    network = network.to_empty(device=device)
+    network.load_state_dict(state)
+    return network

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prophet_gym._checks import listed, shown
+from prophet_gym._checks import first_line, listed, shown
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.files import refuse_pointer
 from prophet_gym.errors import CheckpointError, MissingWeightsError
@@ -179,5 +179,4 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = shown(str(error).strip().split("\n")[0]) or type(error).__name__
-    return CheckpointError(f"cannot read {path}: {reason}; it is damaged or cut, fetch or save it again")
+    return CheckpointError(f"cannot read {path}: {first_line(error)}; it is damaged or cut, fetch or save it again")

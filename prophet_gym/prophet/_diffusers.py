@@ -77,7 +77,7 @@ with _standing_in(_dynamo):
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.models.embeddings import apply_rotary_emb
     from diffusers.models.modeling_utils import ModelMixin
-    from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, torch_utils
+    from diffusers.utils import torch_utils
 
 _root = diffusers.__path__[0]
 _packages = {f"diffusers.models.{kind}": f"{_root}/models/{kind}" for kind in ("autoencoders", "transformers", "unets")}
@@ -121,7 +121,6 @@ class LightModelMixin(ModelMixin):
 
 
 __all__ = [
-    "SAFETENSORS_WEIGHTS_NAME",
     "AutoencoderKLWan",
     "ConfigMixin",
     "CosmosAdaLayerNorm",

@@ -65,11 +65,6 @@ class FullConfig:
 class FullProphet(Prophet):
     """Dream as the paper's model does. The state is the past frames, which the VAE encodes again for each chunk.
 
-    Args:
-        transformer: Predicts the flow of a chunk's latents.
-        autoencoder: The Wan VAE.
-        config: The rest.
-
     Raises:
         TypeError: A network is of another class.
         CheckpointError: The networks and the config do not fit together.
@@ -101,10 +96,6 @@ class FullProphet(Prophet):
     def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
         """Begin a dream as `encode`, from all that is read of the initial states: frames and, where needed, poses.
 
-        Args:
-            frames: Of the initial states, one a batch element.
-            starts: As many.
-
         Raises:
             ValueError: As `encode`, or there is another number of initial states.
             InvalidStartError: An initial state does not say where the tools are, or what camera looks on, and must.
@@ -119,11 +110,7 @@ class FullProphet(Prophet):
         frames: UInt8[Tensor, "b t h w 3"],
         past_actions: Float[Tensor, "b k a"],  # noqa: ARG002 the frames show where they led
     ) -> State:
-        """Begin a dream in the middle of an episode, from any number of frames.
-
-        Raises:
-            InvalidStartError: The checkpoint must know where the tools are.
-        """
+        """Begin a dream amid an episode, from any number of frames; InvalidStartError if it needs the tools' poses."""
         if self.config.robot.posed or self.config.draw_tools:
             raise InvalidStartError(
                 f"a dream of {self.config.embodiment} cannot begin in the middle of an episode: this checkpoint must "

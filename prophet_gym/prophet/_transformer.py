@@ -247,10 +247,7 @@ def _heads(attn: Any, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads 
 
 
 def predict_velocity(
-    transformer: Callable[..., Tensor],
-    inputs: Conditions,
-    noisy: Float[Tensor, "b c t h w"],
-    time: Float[Tensor, " b"],
+    transformer: Callable[..., Tensor], inputs: Conditions, noisy: Float[Tensor, "b c t h w"], time: Float[Tensor, " b"]
 ) -> Float[Tensor, "b c t h w"]:
     """Return the velocity (source minus data) of the generated slots, noisy at flow time sigma / (1 + sigma)."""
     latents = torch.cat([inputs.given, noisy], dim=2)

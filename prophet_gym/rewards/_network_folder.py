@@ -10,8 +10,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophet_gym._io.atomic import atomic_directory, read_whole
-from prophet_gym._io.configs import config_of, keys_of, require_shapes, require_sizes
-from prophet_gym._io.files import read_json
+from prophet_gym._io.configs import config_of, keys_of
+from prophet_gym._io.files import read_json, reading
+from prophet_gym._io.networks import filled
 from prophet_gym._io.tensor_files import MARK, mark_of, read_tensors, require_mark, write_tensors
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
@@ -49,12 +50,7 @@ class FrameNetwork(nn.Module):
 
     @classmethod
     def from_pretrained(cls: type[Network], directory: Path | str) -> Network:
-        """Read config and weights.
-
-        Raises:
-            MissingWeightsError: If a file is missing.
-            CheckpointError: If a file is damaged or the weights do not fit the config.
-        """
+        """Read config and weights; MissingWeightsError without them, CheckpointError for damaged or unfitting ones."""
         folder = Path(directory)
         return read_whole(folder, lambda: _load(cls, folder), last=CONFIG_NAME)
 
@@ -62,23 +58,14 @@ class FrameNetwork(nn.Module):
 def _load(kind: type[Network], folder: Path) -> Network:
     if not all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME)):
         raise MissingWeightsError(f"the {kind.title} is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}")
-    try:
+    advice = f"config keys: {keys_of(kind.config_kind)}"
+    with reading(f"the {kind.title} in {folder} is damaged", advice, CheckpointError):
         given = read_json(folder / CONFIG_NAME, CheckpointError)
         mark = given.pop(MARK, None)
         if not isinstance(mark, str | None):
             raise TypeError(f"{MARK} must be a text, got {type(mark).__name__}")
         given = {OLD_KEYS.get(key, key): value for key, value in given.items()}
         config = config_of(kind.config_kind, given)
-        state = read_tensors(folder / WEIGHTS_NAME)
-        require_sizes(given, state)
-        with torch.device("meta"):  # before there is memory for what the config asks
-            require_shapes(kind(config).state_dict(), state)
-        network = kind(config)
-        network.load_state_dict(state)
-    except Exception as error:  # whatever a damaged config makes constructors raise
-        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
-        raise CheckpointError(
-            f"the {kind.title} in {folder} is damaged ({reason[:2000]}); config keys: {keys_of(kind.config_kind)}"
-        ) from error
+        network = filled(lambda: kind(config), given, read_tensors(folder / WEIGHTS_NAME))
     require_mark(folder / WEIGHTS_NAME, mark, folder / CONFIG_NAME)
     return network.eval()

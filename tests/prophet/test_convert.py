@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.convert import convert_transformer, without_text
+from prophet_gym.prophet.convert._layout import convert_transformer, without_text
 
 GOLDEN = Path(__file__).parents[1] / "data" / "prophet_dit.safetensors"
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1, "text_embed_dim": 6, "adaln_lora_dim": 4}

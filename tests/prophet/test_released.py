@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.prophet import FullConfig
 from prophet_gym.prophet._presets import tiny_vae
-from prophet_gym.prophet.convert import Conversion, convert_file, read_released
+from prophet_gym.prophet.convert import Conversion, convert_file
+from prophet_gym.prophet.convert._released import read_released
 
 TINY = {
     "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "text_embed_dim": 6, "adaln_lora_dim": 4,

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from prophet_gym.prophet._history import history_levels
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.convert import convert_transformer
+from prophet_gym.prophet.convert._layout import convert_transformer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "prophet_dit.safetensors"
 CONDITIONS = {

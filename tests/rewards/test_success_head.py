@@ -100,7 +100,7 @@ def test_missing_and_damaged_files(tmp_path):
     SuccessHead().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"width": 8}))
-    with pytest.raises(CheckpointError, match="size mismatch"):
+    with pytest.raises(CheckpointError, match="of another shape"):
         SuccessHead.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"depth": 8}))
     with pytest.raises(CheckpointError, match="config keys: image_size, width"):
@@ -134,7 +134,7 @@ def test_a_config_that_makes_no_sense(tmp_path, key, value):
     SuccessHead().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(CheckpointError, match=rf"the success head in .* is damaged \(.*{key}"):
+    with pytest.raises(CheckpointError, match=rf"the success head in .* is damaged: .*{key}"):
         SuccessHead.from_pretrained(tmp_path)
 
 

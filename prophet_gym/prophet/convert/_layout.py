@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prophet_gym._checks import listed
+from prophet_gym._io.configs import misfits
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 
@@ -153,26 +154,11 @@ def _described(state: dict[str, Tensor], action_dim: int) -> tuple[dict[str, Any
         "action_frames": "pooled" if "action_frame_embedder.proj_in.weight" in state else None,
         "history_order": "oldest_finest" if "history_memory.to_k.weight" in state else None,
     }
-    _require_layout(config, state)
-    return config, state
-
-
-def _require_layout(config: dict[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError, naming ten tensors of a kind, unless `state` is what a transformer of `config` loads."""
     with torch.device("meta"):
         expected = ProphetTransformer3DModel(**config).state_dict()
-    problems = {
-        "missing": [f"{k} {tuple(v.shape)}" for k, v in expected.items() if k not in state],
-        "unexpected": [f"{k} {tuple(v.shape)}" for k, v in state.items() if k not in expected],
-        "of another shape": [
-            f"{k} has shape {tuple(state[k].shape)}, expected {tuple(v.shape)}"
-            for k, v in expected.items()
-            if k in state and v.shape != state[k].shape
-        ],
-    }
-    if any(problems.values()):
-        said = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
-        raise CheckpointError(f"{_NO_PROPHET} in the released layout: {said}")
+    if wrong := misfits(expected, state):
+        raise CheckpointError(f"{_NO_PROPHET} in the released layout: {wrong}")
+    return config, state
 
 
 def _renamed(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

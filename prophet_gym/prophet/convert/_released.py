@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from prophet_gym._checks import listed
 from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.configs import misfits
+from prophet_gym._io.files import reading
 from prophet_gym._io.header import CONFIG
 from prophet_gym._io.hub import WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
 from prophet_gym._io.networks import WEIGHTS_NAME
@@ -53,10 +54,10 @@ def read_released(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def _shared(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of tensors that begin at the same place of the same memory as another one."""
-    names: dict[tuple[int, int], list[str]] = {}
+    names: dict[int, list[str]] = {}
     for name, value in tensors.items():
         if value.numel():
-            names.setdefault((value.untyped_storage().data_ptr(), int(value.storage_offset())), []).append(name)
+            names.setdefault(value.data_ptr(), []).append(name)
     return [name for together in names.values() if len(together) > 1 for name in together]
 
 
@@ -80,15 +81,8 @@ def converted(source: Path, embodiment: str, cache: Path) -> Path:
     if (folder / CONFIG).is_file():
         return folder
     vae = fetch(parse_hub_name(WAN_VAE), only=WAN_VAE_FILES)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
-        temporary = Path(name) / "checkpoint"
-        convert_file(source, temporary, vae, Conversion(keep_text=False, embodiment=embodiment))
-        try:  # converted beside its place, so that no other process sees half of it
-            temporary.rename(folder)
-        except OSError:  # another process was faster
-            if not (folder / CONFIG).is_file():
-                raise
+    # Another process may write the same there: whichever ends last replaces every file by one of equal content.
+    _convert(source, folder, vae, Conversion(keep_text=False, embodiment=embodiment))
     return folder
 
 
@@ -101,6 +95,10 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} holds something already; give a new or empty folder")
+    return _convert(Path(source), target, vae, how)
+
+
+def _convert(source: Path, target: Path, vae: Path | None, how: Conversion) -> FullConfig:
     tensors = read_released(source)
     transformer, state = convert_transformer(tensors, how.action_dim)
     if not how.keep_text:
@@ -147,19 +145,12 @@ def _read_vae(source: Path) -> tuple[dict[str, Tensor], WanAutoencoder]:
     if not (folder / "config.json").is_file():
         raise MissingWeightsError(f"no Wan VAE at {source}: it must hold config.json, or a subfolder vae that does")
     weights = read_released(folder / WEIGHTS_NAME)
-    try:
+    advice = "it is damaged or cut, fetch it again"
+    with reading(f"cannot read {folder / 'config.json'}", advice, CheckpointError), torch.device("meta"):
         settings: Any = WanAutoencoder.load_config(folder, local_files_only=True)
-        with torch.device("meta"):
-            empty: Any = WanAutoencoder.from_config(settings)
-    except Exception as error:  # whatever a damaged config makes constructors raise
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise CheckpointError(
-            f"cannot read {folder / 'config.json'}: {reason}; it is damaged or cut, fetch it again"
-        ) from error
-    expected = {name: value.shape for name, value in empty.state_dict().items()}
-    found = {name: value.shape for name, value in weights.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        empty: Any = WanAutoencoder.from_config(settings)
+    wrong = misfits(empty.state_dict(), weights)
     if wrong or not empty.normalisation_fits():
-        reason = f"{', '.join(wrong[:10])} do not fit" if wrong else "latents_mean and latents_std do not fit"
+        reason = wrong or "latents_mean and latents_std do not fit"
         raise CheckpointError(f"{folder} is no Wan VAE of its own config: {reason}")
     return weights, empty
