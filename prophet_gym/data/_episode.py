@@ -93,11 +93,7 @@ class Episode:
         return len(self.actions)
 
     def frames(self, start: int = 0, stop: int | None = None) -> UInt8[np.ndarray, "f h w 3"]:
-        """Decode the frames start .. stop - 1; all of them by default.
-
-        Raises:
-            ValueError: The episode has no such frames, or its video ends earlier than its actions.
-        """
+        """Decode the frames start .. stop - 1, by default all; ValueError where the episode or its video lacks some."""
         stop = len(self) + 1 if stop is None else stop
         if not 0 <= start < stop <= len(self) + 1:
             raise ValueError(f"{self.name} has the frames 0..{len(self)}, asked for {start}..{stop - 1}")
@@ -119,11 +115,7 @@ class Episode:
 
     @property
     def sim(self) -> Simulation:
-        """Return what the simulator recorded.
-
-        Raises:
-            ValueError: The episode does not come from a simulator.
-        """
+        """Return what the simulator recorded; ValueError for an episode that comes from none."""
         if self.simulation is None:
             raise ValueError(
                 f"{self.name} must say what a simulator knows of it (positions of objects, success), and does not; "
@@ -133,11 +125,7 @@ class Episode:
 
     @property
     def gripper_position(self) -> Float[np.ndarray, "f 3"]:
-        """Return the position of the first tool at every frame, metres.
-
-        Raises:
-            ValueError: The episode does not say where its tools are.
-        """
+        """Return the position of the first tool at every frame, metres; ValueError where it is not known."""
         if self.tools is None:
             raise ValueError(f"{self.name} must say where its tools are; name the states that hold them")
         return self.tools[:, 0, :3]
@@ -189,8 +177,7 @@ def held_out(name: str, share: float | int) -> bool:
     """Decide whether an episode (`recording.name_of`) is kept from training; `share` in 0..1 is the fraction that is.
 
     The checksum of the name alone decides: a growing recording keeps its held-out episodes, and an episode and its
-    dream, which have one name, fall on the same side. Half of a share is a part of it (`held_out(name, share / 2)`
-    implies `held_out(name, share)`), so a held-out set can be split further by the same rule.
+    dream, which have one name, fall on the same side. `held_out(name, share / 2)` implies `held_out(name, share)`.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the held-out share must be in 0..1, got {share}")

@@ -4,7 +4,6 @@ Sources: robomimic.github.io/docs/datasets/overview.html; LIBERO's `scripts/crea
 `regenerate_libero_dataset.py`; robomimic's `envs/env_robosuite.py`, which reverses the rows of what robosuite renders.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from prophet_gym._checks import require_image_type, require_number, unknown_option
-from prophet_gym._io.files import refuse_pointer
+from prophet_gym._io.files import parse_object, reading, refuse_pointer
 from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, finite, upright
 from prophet_gym.errors import ProphetError
@@ -73,8 +72,7 @@ class Hdf5Source:
         instruction: The task in words, where the file does not say it.
         fps: The frame rate, where the file does not say it (`control_freq`).
         tools: Which data of `obs` say where the tools are, and how.
-        calibration: The camera's matrix for all demonstrations, or one for each in the order of files and numbers, NaN
-            where it is not known.
+        calibration: The camera's matrix for all, or one each in the order of files and numbers, NaN where not known.
         episodes: Only these, e.g. `demo_3`, or `pick_up_the_milk_demo.hdf5/demo_3` in a folder; all if not given.
         without: Episodes to leave out; anything else in the file's group `data` has to be named here.
 
@@ -120,12 +118,7 @@ class Hdf5Source:
         return self.demos[index].steps
 
     def episode(self, index: int) -> Episode:
-        """Read the actions of episode `index`, and where its tools are.
-
-        Raises:
-            UnknownOptionError: It has no such states.
-            ValueError: They have another width than `tools` says.
-        """
+        """Read the actions of episode `index`, and where its tools are; ValueError where they are not as told."""
         demo, first = self.demos[index], self.layout.first_action
         name = f"{demo.key} of {demo.path}"
         with _open(demo.path) as stored:
@@ -253,7 +246,7 @@ def _facts(
 ) -> tuple[str, float, str]:
     """Return instruction, fps and robot of a file: what the caller gave, else what its attributes say."""
     convention = _text(path, attrs, "macros_image_convention")
-    noted, orient = _UPRIGHT.get(convention or ""), layout.orient
+    noted, orient = _UPRIGHT.get(convention), layout.orient
     if noted and orient in _UPRIGHT.values() and orient != noted:
         raise ValueError(
             f"{path} notes the image convention {convention!r}, which {noted} turns upright; the layout has "
@@ -277,14 +270,12 @@ def _facts(
     return str(text), float(rate), "+".join(map(str, robots)) if isinstance(robots, list) else str(robots)
 
 
-def _text(path: Path, attrs: Mapping[str, Any], name: str) -> str | None:
-    """Return an attribute's text, which some writers store as bytes."""
-    value = attrs.get(name)
-    try:
+def _text(path: Path, attrs: Mapping[str, Any], name: str) -> str:
+    """Return an attribute's text, "" where there is none; some writers store bytes."""
+    value = attrs.get(name, "")
+    with reading(f"the attribute {name} of {path} must be a text in UTF-8", "write it again"):
         value = value.decode() if isinstance(value, bytes) else value
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the attribute {name} of {path} must be a text in UTF-8 ({error})") from error
-    if value is not None and not isinstance(value, str):
+    if not isinstance(value, str):
         raise ValueError(f"the attribute {name} of {path} must be a text, is a {type(value).__name__}")
     return value
 
@@ -292,13 +283,7 @@ def _text(path: Path, attrs: Mapping[str, Any], name: str) -> str | None:
 def _object(path: Path, attrs: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the JSON object that an attribute holds; an empty one if it is missing or null."""
     text = _text(path, attrs, name)
-    try:
-        value = json.loads(text or "null")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the attribute {name} of {path} must be JSON ({error}); fetch the file again") from error
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"the attribute {name} of {path} must be a JSON object, holds a {type(value).__name__}")
-    return value or {}
+    return {} if text in ("", "null") else parse_object(text, f"the attribute {name} of {path}")
 
 
 def _instruction(path: Path, attrs: Mapping[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from prophet_gym._checks import require_number, unknown_option
-from prophet_gym._io.files import read_json, read_json_lines, refuse_pointer
+from prophet_gym._io.files import read_json, read_json_lines, reading, refuse_pointer
 from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, finite, upright
 from prophet_gym.data._video import WITHIN, decode_frames, frame_times
@@ -140,20 +140,21 @@ class LeRobotSource:
         return max(self.entries[index].rows - 1, 0)
 
     def episode(self, index: int) -> Episode:
-        """Read the actions of episode `index`, and where its tools are.
-
-        Raises:
-            FileNotFoundError: Its file is missing.
-            ValueError: Its rows are not as many as the index says, or not at the stated rate; or its states have
-                another width than `tools` says.
-        """
+        """Read the actions of episode `index`, and where its tools are; ValueError where its rows are not as told."""
         entry = self.entries[index]
         name = f"episode {entry.number} of {self.root}"
         table = _read_rows(entry.data, entry.number, list(dict.fromkeys([self.action, "timestamp", *self.states])))
         if len(table) != entry.rows:
             raise ValueError(f"{name} must have {entry.rows} rows, has {len(table)} in {entry.data}; fetch it again")
         times = _column(table, "timestamp", name)[:, 0]
-        _check_times(name, times, self.fps, self.tolerance)
+        late = np.abs(times - times[0] - np.arange(len(times)) / self.fps) if len(times) else np.zeros(1)
+        if late.max() > self.tolerance / self.fps:
+            step = float(np.median(np.diff(times)))
+            raise ValueError(
+                f"{name} must have {self.fps:g} rows a second, as {INFO} states; its timestamps are {step:.4f} s apart "
+                f"and up to {late.max():.4f} s off, {late.max() * self.fps:.2g} of a frame; correct {INFO}, record the "
+                f"set again or allow more than tolerance={self.tolerance:g}"
+            )
         # As lerobot has it: a row shows the frame of its own time stamp.
         video = partial(_read_video, entry, self.fps, float(times[0]) if len(times) else 0.0, self.orient)
         states = [_column(table, column, name) for column in self.states]
@@ -171,13 +172,11 @@ class LeRobotSource:
 
 def _column(table: Any, column: str, name: str) -> Float64[np.ndarray, "f n"]:
     """Return a column's numbers, as many in each row."""
-    try:
+    with reading(f"{column} of {name} must be as many numbers in each row", "leave it out"):
         values = np.asarray(table[column].to_pylist())
         wide = values.reshape(len(table), -1) if len(table) else np.zeros((0, 1))
         if wide.dtype.kind not in "fiub" or not wide.shape[1]:
             raise ValueError(f"they are {wide.dtype} {values.shape}")
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{column} of {name} must be as many numbers in each row ({error}); leave it out") from error
     return finite(f"{column} of {name}", wide)
 
 
@@ -219,17 +218,6 @@ def _decoded(cell: Any) -> UInt8[np.ndarray, "h w 3"] | None:
     except cv2.error:
         return None
     return None if frame is None else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def _check_times(name: str, times: Float64[np.ndarray, " n"], fps: float, tolerance: float) -> None:
-    late = np.abs(times - times[0] - np.arange(len(times)) / fps) if len(times) else np.zeros(1)
-    if late.max() > tolerance / fps:
-        step = float(np.median(np.diff(times)))
-        raise ValueError(
-            f"{name} must have {fps:g} rows a second, as {INFO} states; its timestamps are {step:.4f} s apart and "
-            f"up to {late.max():.4f} s off, {late.max() * fps:.2g} of a frame; correct {INFO}, record the set again "
-            f"or allow more than tolerance={tolerance:g}"
-        )
 
 
 def _read_info(root: Path) -> dict[str, Any]:
@@ -281,16 +269,16 @@ def _read_index(
     # Chosen before anything of an entry is read: a damaged episode can be left out.
     kept = _choose(str(root), numbers, episodes, without)
     entries = [_read_entry(root, info, found[number], video_key) for number in kept]
-    if third and video_key:
-        _require_apart(entries, float(info["fps"]))
-        ends: dict[Path | None, float] = defaultdict(float)
-        for line in found.values():
-            # Episodes that are not read count, too, unless they are damaged.
-            with suppress(ValueError):
-                entry = _read_entry(root, info, line, video_key)
-                ends[entry.video] = max(ends[entry.video], entry.offset + entry.rows / info["fps"])
-        entries = [replace(entry, video_ends=ends[entry.video]) for entry in entries]
-    return entries, numbers
+    if not (third and video_key):
+        return entries, numbers
+    _require_apart(entries, float(info["fps"]))
+    ends: dict[Path | None, float] = defaultdict(float)
+    for line in found.values():
+        # Episodes that are not read count, too, unless they are damaged.
+        with suppress(ValueError):
+            entry = _read_entry(root, info, line, video_key)
+            ends[entry.video] = max(ends[entry.video], entry.offset + entry.rows / info["fps"])
+    return [replace(entry, video_ends=ends[entry.video]) for entry in entries], numbers
 
 
 def _lines_v3(folder: Path, video_key: str | None) -> Iterator[_Line]:
@@ -368,18 +356,15 @@ def _place(root: Path, info: Mapping[str, Any], key: str, values: Mapping[str, i
 
 @contextmanager
 def _whole(path: Path, needs: str = "") -> Iterator[Any]:
-    """Give what reads parquet; ValueError where it cannot: a damaged file may fail in any of arrow's ways."""
+    """Give what reads parquet; ValueError where it cannot."""
     try:
         from pyarrow import parquet
     except ImportError as error:
         told = "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'"
         raise ImportError(told, name=error.name) from error
     refuse_pointer(path)
-    try:
+    with reading(f"{path} must be a whole parquet file{needs}", "fetch it again"):
         yield parquet
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} must be a whole parquet file{needs}; fetch it again ({reason})") from error
 
 
 def _read_rows(path: Path, episode: int, columns: Iterable[str]) -> Any:

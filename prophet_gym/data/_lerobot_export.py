@@ -68,13 +68,10 @@ def _write(paths: Sequence[Path], out: Path) -> None:
                 "episode_index": number,
                 "tasks": [episode.instruction],
                 "length": len(episode),
-                "data/chunk_index": 0,
-                "data/file_index": 0,
                 "dataset_from_index": begin,
                 "dataset_to_index": begin + len(episode),
                 **{f"videos/{CAMERA}/{name}": value for name, value in place.items()},
-                "meta/episodes/chunk_index": 0,
-                "meta/episodes/file_index": 0,
+                **{f"{part}/{name}_index": 0 for part in ("data", "meta/episodes") for name in ("chunk", "file")},
             }
         )
         begin += len(episode)

@@ -1,10 +1,10 @@
 """Open data sets that a command line names: `PATH`, or `PATH,kind=libero,weight=2`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import read_options, unknown_option
 from prophet_gym.data._episode import EpisodeSource
 from prophet_gym.data._hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
 from prophet_gym.data._lerobot import LeRobotSource
@@ -13,14 +13,28 @@ from prophet_gym.data._recording import META, RecordingSource
 from prophet_gym.data._windows import MixtureEntry, ToPlan
 
 LAYOUTS = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}
-CHOICE = ("episodes", "without")
-TOOLS = ("state", "numbers", "open", "closed")
-OPTIONS = {
-    "recording": CHOICE,
-    "lerobot": ("camera", "action", "orient", "tolerance", *CHOICE, *TOOLS, "calibration"),
-    **dict.fromkeys(LAYOUTS, ("split", "instruction", "fps", *CHOICE, *TOOLS, "calibration")),
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split("+"))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    if not all(name.isascii() and name.isdigit() for name in _names(text)):
+        raise ValueError(f"episodes and without must be numbers of episodes joined by +, got {text!r}")
+    return tuple(map(int, _names(text)))
+
+
+_TOOLS = {"state": _names, "numbers": _names, "open": float, "closed": float}
+_CHOICE = {"episodes": _names, "without": _names}
+_LEROBOT = {"camera": str, "action": str, "orient": str, "tolerance": float, "episodes": _numbers, "without": _numbers}
+_HDF5 = {"split": str, "instruction": str, "fps": float, **_CHOICE}
+_OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
+    "recording": _CHOICE,
+    "lerobot": {**_LEROBOT, **_TOOLS, "calibration": load_cameras},
+    **{layout: {**_HDF5, **_TOOLS, "calibration": load_cameras} for layout in LAYOUTS},
 }
-"""What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `TOOLS`,
+"""What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `_TOOLS`,
 which become a `ToolReading`."""
 
 
@@ -44,38 +58,15 @@ def read_mixture_entry(text: str, plans: Mapping[str, ToPlan]) -> MixtureEntry:
     if not path.exists():
         raise FileNotFoundError(f"no data set at {name}")
     kind = given.pop("kind", None) or _kind(path)
-    if kind not in OPTIONS:
-        raise unknown_option("kind of data set", kind, OPTIONS)
+    if kind not in _OPTIONS:
+        raise unknown_option("kind of data set", kind, _OPTIONS)
     chosen = given.pop("actions", next(iter(plans)))
     if chosen not in plans:
         raise unknown_option("way of reading actions", chosen, plans)
-    known = ("weight", *OPTIONS[kind])
-    for option in given:
-        if option not in known:
-            raise unknown_option(f"option of a {kind} data set", option, ["kind", "actions", *known])
-    options = {option: _value(option, value, kind) for option, value in given.items()}
+    known = {"kind": str, "actions": str, "weight": float, **_OPTIONS[kind]}
+    options = read_options(f"option of a {kind} data set", given, known)
     weight = options.pop("weight", None)
     return MixtureEntry(_open(path, kind, options), weight, plans[chosen])
-
-
-def _value(name: str, value: str, kind: str) -> Any:
-    """Return the value of an option as a reader takes it."""
-    if name in ("weight", "fps", "tolerance", "open", "closed"):
-        try:
-            return float(value)
-        except ValueError as error:
-            raise ValueError(f"{name} must be a number, got {value!r}") from error
-    if name == "calibration":
-        return load_cameras(value)
-    if name not in ("state", "numbers", *CHOICE):
-        return value
-    names = tuple(value.split("+"))
-    if name not in CHOICE or kind != "lerobot":
-        return names
-    for number in names:
-        if not (number.isascii() and number.isdigit()):
-            raise ValueError(f"{name} must be numbers of episodes joined by +, got {number!r}")
-    return tuple(map(int, names))
 
 
 def _kind(path: Path) -> str:
@@ -92,7 +83,7 @@ def _kind(path: Path) -> str:
 def _open(path: Path, kind: str, options: dict[str, Any]) -> EpisodeSource:
     if kind == "recording":
         return RecordingSource(path, **options)
-    tools = {name: options.pop(name) for name in TOOLS if name in options}
+    tools = {name: options.pop(name) for name in _TOOLS if name in options}
     if tools and not {"state", "numbers"} <= tools.keys():
         raise ValueError(
             f"where tools are is said with both state=COLUMN+... and numbers=xyz+..., got {', '.join(tools)}"

@@ -9,13 +9,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Num, UInt8
 
 from prophet_gym._checks import unknown_option
-from prophet_gym._io.files import refuse_pointer
-from prophet_gym.embodiments._kinematics import (
-    ARMS,
-    matrix_to_euler,
-    quaternion_to_matrix,
-    rotation_vector_to_matrix,
-)
+from prophet_gym._io.files import reading, refuse_pointer
+from prophet_gym.embodiments._kinematics import ARMS, matrix_to_euler, quaternion_to_matrix, rotation_vector_to_matrix
 
 ORIENT = {"as_stored": (1, 1), "rows_reversed": (-1, 1), "columns_reversed": (1, -1)}
 """How stored images become upright, and the steps over rows and columns that this takes. OpenGL reads the bottom row
@@ -101,11 +96,8 @@ def load_cameras(path: str | os.PathLike) -> Float[np.ndarray, "*_ 3 4"]:
     if not Path(path).expanduser().is_file():
         raise FileNotFoundError(f"no camera matrices at {path}; write them with numpy.save")
     refuse_pointer(Path(path).expanduser())
-    # numpy's own errors name neither the file nor what is wrong with it.
-    try:
+    with reading(f"{path} must be a whole file of numpy.save", "write it again"):
         matrices = np.load(Path(path).expanduser(), allow_pickle=False)
-    except Exception as error:
-        raise ValueError(f"{path} must be a whole file of numpy.save ({error}); write it again") from error
     if not isinstance(matrices, np.ndarray):
         raise ValueError(f"{path} must hold one array of camera matrices, holds several; write it with numpy.save")
     if matrices.shape[-2:] != (3, 4) or matrices.ndim > 3 or matrices.dtype.kind != "f":

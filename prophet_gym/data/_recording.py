@@ -31,8 +31,6 @@ _ROBOT = "libero"
 """The robot of an episode that does not name one: all of them were LIBERO's once, and LIBERO's still do not."""
 _SIMULATION = tuple(field.name for field in fields(Simulation))
 _STORED = ("actions", "camera", "instruction", *_SIMULATION)
-_DOUBLE = ("camera", "init_state")
-"""Arrays in float64; the others are in float32."""
 _ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
     "actions": ("f", "real numbers", ("t", "a")),
     "gripper_position": ("f", "real numbers", ("f", 3)),
@@ -71,7 +69,8 @@ def read_episode(path: str | os.PathLike) -> Episode:
         if not axes:
             values[name] = str(values[name]) if kind == "U" else int(values[name])
         elif kind == "f":
-            values[name] = values[name].astype(np.float64 if name in _DOUBLE else np.float32, copy=False)
+            wide = name in ("camera", "init_state")
+            values[name] = values[name].astype(np.float64 if wide else np.float32, copy=False)
     values["object_names"] = tuple(map(str, values["object_names"]))
     own = {name: values[name] for name in ("actions", "instruction", "camera")}
     simulation = Simulation(**{name: values[name] for name in _SIMULATION})
@@ -258,10 +257,7 @@ def list_recordings(
 class RecordingSource:
     """A folder that `prophet collect` wrote, as one of the data sets that training mixes.
 
-    Args:
-        folder: The recording.
-        episodes: Only these, e.g. `task_03/episode_00007`; all if not given.
-        without: Episodes to leave out.
+    `episodes` are the only ones read, e.g. `task_03/episode_00007`, and `without` are left out.
 
     Raises:
         FileNotFoundError: `folder` is no recording.
@@ -270,11 +266,7 @@ class RecordingSource:
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike,
-        *,
-        episodes: Sequence[str] | None = None,
-        without: Sequence[str] = (),
+        self, folder: str | os.PathLike, *, episodes: Sequence[str] | None = None, without: Sequence[str] = ()
     ):
         self.paths = list_episodes(folder, episodes=episodes, without=without)
         # Read once here, so that damage shows before training begins and `steps` costs nothing.

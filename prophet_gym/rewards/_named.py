@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qsl
 
-from prophet_gym._checks import require_count, require_when, shown, unknown_option
+from prophet_gym._checks import read_options, require_count, require_when, unknown_option
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError
 from prophet_gym.rewards._classifier import RelativeReward, SuccessHead
 from prophet_gym.rewards._function import FunctionReward
@@ -20,10 +20,9 @@ from prophet_gym.rewards._vlm.votes import VlmReward, Votes
 from prophet_gym.world_model import RewardModel
 
 FORMS = ("success", "classifier", "vlm:MODEL", "vlm:URL#MODEL", "likelihood:MODEL", "MODULE:FUNCTION", "FOLDER")
+_OPTION = "option of this reward"
 _Readers: TypeAlias = dict[str, Callable[[str], Any]]
-
-
-_VOTES: _Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": str}
+_VOTES: _Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": Prompt.read}
 _LOCAL: _Readers = dict(
     revision=str, device=str, dtype=str, bits=int, adapter=str, max_new_tokens=int, temperature=float, batch=int
 )
@@ -48,11 +47,8 @@ def make_reward_model(name: str, head: Path | None = None, device: str = "cpu", 
         likelihood:Qwen/Qwen2.5-VL-7B-Instruct   token likelihoods of a model on this machine
         my_rewards:brightness?stride=4           a function of a module of yours, or a class of a reward model
 
-    Args:
-        name: One of the forms above.
-        head: Folder of the checkpoint's success head, where there is one.
-        device: Where a model on this machine runs, unless its options say so.
-        chunk: Frames between two scores, for `reward=relative`.
+    `head` is the folder of the checkpoint's success head, where there is one, `device` where a model on this machine
+    runs unless its options say so, and `chunk` the frames between two scores, for `reward=relative`.
 
     Raises:
         UnknownOptionError: There is no such form or option.
@@ -90,7 +86,7 @@ def _named(name: str, head: Path | None, device: str, chunk: int) -> RewardModel
     path = Path(base).expanduser()
     if os.path.isdir(path):  # not path.is_dir(), which raises for a name too long for any folder
         if (path / CONFIG_NAME).is_file():
-            read(options, {})
+            read_options(_OPTION, options, {})
             return LikelihoodReward.from_pretrained(path, device=device)
         return _classifier(path, options, device, chunk)
     module, colon, attribute = base.partition(":")
@@ -112,18 +108,18 @@ def _of_module(module: str, attribute: str, options: Mapping[str, str]) -> Rewar
         raise UnknownOptionError(f"{where} names nothing: {module} has no {attribute!r}") from error
     made = found() if isinstance(found, type) else found
     if isinstance(made, RewardModel):
-        read(options, {})
+        read_options(_OPTION, options, {})
         return made
     if not callable(made):
         raise UnknownOptionError(
             f"{where} must be a function of a video (frames, h, w, 3) and an instruction, or a reward model (see "
             f"prophet_gym.world_model.RewardModel), got {type(made).__name__}"
         )
-    return FunctionReward(cast(Any, made), **read(options, _FUNCTION))
+    return FunctionReward(cast(Any, made), **read_options(_OPTION, options, _FUNCTION))
 
 
 def _classifier(folder: Path, options: Mapping[str, str], device: str, chunk: int) -> RewardModel:
-    given = read(options, _HEAD)
+    given = read_options(_OPTION, options, _HEAD)
     reward = given.pop("reward", "sparse")
     if reward not in ("sparse", "relative"):
         raise unknown_option("reward of a classifier", reward, ["sparse", "relative"])
@@ -137,24 +133,22 @@ def _vlm(rest: str, device: str) -> RewardModel:
     remote = rest.startswith(("http://", "https://"))
     address, _, model = rest.partition("#") if remote else (rest, "", "")
     base, options = split(address)
-    given = read(options, _VOTES | (_PATIENCE | _REMOTE if remote else _LOCAL))
+    given = read_options(_OPTION, options, _VOTES | (_PATIENCE | _REMOTE if remote else _LOCAL))
     patience = _take(given, _PATIENCE)
     backend: dict[str, Any] = _take(given, _REMOTE) if remote else {"device": device} | _take(given, _LOCAL)
+    if remote:
+        return VlmReward(RemoteVlm(base, model, patience=Patience(**patience), **backend), **given)
     # Before weights are looked for, so that they are not loaded in vain.
     Votes(given.get("samples", 1), given.get("retries", 0))
     require_when(given.get("when", "end"))
     for name in ("stride", "shown"):
         require_count(name, given.get(name, 1))
-    if "prompt" in given:
-        given["prompt"] = Prompt.read(given["prompt"])
-    if remote:
-        return VlmReward(RemoteVlm(base, model, patience=Patience(**patience), **backend), **given)
     return VlmReward(LocalVlm.from_pretrained(base or DEFAULT_MODEL, **backend), **given)
 
 
 def _likelihood(rest: str, device: str) -> RewardModel:
     base, options = split(rest)
-    given = read(options, _LIKELIHOOD | _LOCAL)
+    given = read_options(_OPTION, options, _LIKELIHOOD | _LOCAL)
     weights: dict[str, Any] = {"device": device} | _take(given, _LOCAL)
     config = LikelihoodConfig(base=base or DEFAULT_MODEL, **given)
     return LikelihoodReward(LocalVlm.from_pretrained(config.base, **weights), config)
@@ -168,17 +162,3 @@ def split(name: str) -> tuple[str, dict[str, str]]:
     """Return what stands before the question mark, and the options after it."""
     base, _, options = name.partition("?")
     return base, dict(parse_qsl(options, keep_blank_values=True))
-
-
-def read(options: Mapping[str, str], readers: _Readers) -> dict[str, Any]:
-    """Read options as the numbers and texts that they must be; raise ValueError for one that is unknown or cannot."""
-    values = {}
-    for name, text in options.items():
-        if name not in readers:
-            raise unknown_option("option of this reward", name, readers)
-        try:
-            values[name] = readers[name](text)
-        except ValueError as error:
-            kind = readers[name].__name__
-            raise ValueError(f"the option {name} of a reward must be {kind}, got {shown(text)!r}") from error
-    return values

@@ -106,7 +106,7 @@ def test_demonstrations_of_several_files_are_named_by_file(libero_file, tmp_path
     [
         ({"env_args": "null"}, r"does not say its fps; give it"),
         ({"env_args": ""}, r"does not say its fps; give it"),
-        ({"env_args": "{'a': 1}"}, r"the attribute env_args of .* must be JSON"),
+        ({"env_args": "{'a': 1}"}, r"the attribute env_args of .* must be whole JSON"),
         ({"env_args": "[1]"}, r"the attribute env_args of .* must be a JSON object, holds a list"),
         ({"env_args": 3}, r"the attribute env_args of .* must be a text"),
         ({"env_args": json.dumps({"env_kwargs": [1]})}, r"env_kwargs in env_args of .* must be a JSON object"),

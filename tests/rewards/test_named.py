@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from prophet_gym._checks import read_options
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError
 from prophet_gym.rewards import (
     LikelihoodReward,
@@ -12,7 +13,6 @@ from prophet_gym.rewards import (
     VlmReward,
     make_reward_model,
 )
-from prophet_gym.rewards._named import read
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_models_on_this_machine(tiny_qwen):
         ("vlm:MODEL?x=1", "unknown option of this reward 'x'"),
         ("vlm:http://host/v1", "needs the name of a model"),
         ("vlm:http://host/v1?sample=3#m", "Did you mean 'samples'"),
-        ("vlm:http://host/v1?samples=many#m", "must be int, got 'many'"),
+        ("vlm:http://host/v1?samples=many#m", "samples must be a whole number, got 'many'"),
         ("vlm:http://host/v1?samples=0#m", "samples must be an integer of at least 1, got 0"),
         ("vlm:http://host/v1?bits=4#m", "unknown option of this reward 'bits'"),
         ("vlm:/nowhere/at/all", "could not load the vision-language model"),
@@ -129,4 +129,4 @@ def test_a_function_or_class_of_a_module(tmp_path, monkeypatch):
 
 
 def test_values_are_read():
-    assert read({"a": "3", "b": ""}, {"a": int, "b": str}) == {"a": 3, "b": ""}
+    assert read_options("option", {"a": "3", "b": ""}, {"a": int, "b": str}) == {"a": 3, "b": ""}
