@@ -10,7 +10,7 @@ from prophet_gym.rewards._vlm.likelihood import LikelihoodConfig, LikelihoodRewa
 from prophet_gym.rewards._vlm.local import LocalVlm
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
-from prophet_gym.rewards._vlm.votes import AnswerModel, Question, Reply, VlmReward, Votes, parse_answer
+from prophet_gym.rewards._vlm.votes import AnswerModel, Question, Reply, VlmReward
 
 __all__ = [
     "AnswerModel",
@@ -32,9 +32,7 @@ __all__ = [
     "SuccessHead",
     "SuccessHeadConfig",
     "VlmReward",
-    "Votes",
     "make_reward_model",
     "mark_of",
-    "parse_answer",
     "reach_instruction",
 ]

@@ -1,6 +1,5 @@
 """Turn a function of a video into a reward model."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -38,7 +37,6 @@ class FunctionReward:
         stride: int = 1,
         max_frames: int = 1,
     ) -> None:
-        """Keep the function; see `RewardModel` for when, stride and max_frames."""
         if not callable(function):
             raise ValueError(f"function must be one of a video and an instruction, got {function!r}")
         self.function = function
@@ -47,11 +45,7 @@ class FunctionReward:
         self.max_frames = require_count("max_frames", max_frames)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Call the function on each video that has frames.
-
-        Raises:
-            ValueError: It returns neither None nor a finite number that float32 can hold.
-        """
+        """Call the function on each video with frames; ValueError unless it returns None or a finite float32."""
         require_videos(videos, instructions)
         results = [
             self._result(video, text) if len(video) else None for video, text in zip(videos, instructions, strict=True)
@@ -70,6 +64,5 @@ class FunctionReward:
         except (TypeError, ValueError) as error:
             raise ValueError(f"the function of a reward must return a number or None, got {result!r}") from error
         if not abs(number) <= LARGEST_REWARD:  # nor NaN
-            wanted = "number that float32 can hold," if math.isfinite(number) else "finite number"
-            raise ValueError(f"the function of a reward must return a {wanted} or None, got {number}")
+            raise ValueError(f"the function of a reward must return a finite number or None, got {number} in float32")
         return number

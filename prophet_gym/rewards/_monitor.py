@@ -31,9 +31,6 @@ class Reading:
 class PrecisionMonitor:
     """Compare rewards with the truth, and warn or stop the run once precision has fallen below a floor.
 
-    Attributes:
-        readings: All so far.
-
     Example:
         >>> monitor = PrecisionMonitor(floor=0.7)
         >>> rewarded, truth = np.ones(20, bool), np.arange(20) < 18
@@ -42,13 +39,7 @@ class PrecisionMonitor:
     """
 
     def __init__(self, *, floor: float = 0.7, window: int = 200, stop: bool = False) -> None:
-        """Begin to watch.
-
-        Args:
-            floor: Precision, between 0 and 1, below which the reward model is not to be trusted.
-            window: Number of the latest labelled videos that count.
-            stop: Raise `RewardCollapseError` on collapse instead of warning.
-        """
+        """Distrust the reward model below the `floor` over the latest `window` videos: warn, or `stop` by an error."""
         if require_number("floor, between 0 and 1,", floor, above=0) >= 1:
             raise ValueError(f"floor must be between 0 and 1, got {floor}")
         require_count("window", window)
@@ -60,9 +51,7 @@ class PrecisionMonitor:
     def update(self, update: int, called: Bool[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> Reading:
         """Take in which videos were rewarded and which succeeded; leave out videos that were not scored.
 
-        Raises:
-            ValueError: The two differ in length.
-            RewardCollapseError: Precision has collapsed, and the monitor is to stop the run.
+        RewardCollapseError where precision has collapsed and the monitor is to stop the run.
         """
         if called.shape != truth.shape:
             raise ValueError(f"each reward needs its truth, got {len(called)} rewards and {len(truth)} truths")
@@ -98,16 +87,9 @@ class PrecisionMonitor:
     ) -> Reading:
         """Let the current policy dream an episode in every sub-environment, and compare the rewards with the truth.
 
-        Args:
-            update: Number of the policy's update.
-            dreams: Starts from held-out states, rewarded by the model that the policy learns from, autoreset DISABLED.
-            act: The policy: from observation and info to chunks for all sub-environments.
-            truth: What the same chunks lead to, e.g. `prophet_gym.sims.env.true_outcomes` of a simulator.
-            seed: Seed of the reset.
-            options: Options of the reset, e.g. which starts.
-
-        Raises:
-            ValueError: Sub-environments restart by themselves, or never end.
+        The `dreams` start from held-out states and are rewarded by the model that the policy learns from (ValueError
+        unless autoreset is DISABLED and episodes end); the policy acts from observation and info for all of them.
+        `truth` says what the same chunks lead to, e.g. `prophet_gym.sims.env.true_outcomes` of a simulator.
         """
         mode, horizon = dreams.metadata.get("autoreset_mode"), getattr(dreams.unwrapped, "max_episode_steps", None)
         if mode is not AutoresetMode.DISABLED or horizon is None:

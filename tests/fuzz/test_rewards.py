@@ -25,9 +25,9 @@ from prophet_gym.rewards import (
     SuccessHeadConfig,
     VlmReward,
     make_reward_model,
-    parse_answer,
 )
 from prophet_gym.rewards._vlm.remote import REFUSABLE
+from prophet_gym.rewards._vlm.votes import parse_answer
 
 KEY = "sk-Fuzz_07/b&c+d=%x"
 DOCUMENTED = (ProphetError, ValueError, TypeError, FileNotFoundError)

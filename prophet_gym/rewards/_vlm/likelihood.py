@@ -13,7 +13,7 @@ from torch import Tensor
 from prophet_gym._checks import require_count, require_number, require_when, unknown_option
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.configs import config_of, keys_of
-from prophet_gym._io.files import read_json
+from prophet_gym._io.files import read_json, reading
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards._vlm import warn
@@ -117,11 +117,9 @@ class LikelihoodReward:
         if not (folder / CONFIG_NAME).is_file():
             raise MissingWeightsError(f"a trained vision-language reward is a folder with {CONFIG_NAME}: {folder}")
         given = read_json(folder / CONFIG_NAME, CheckpointError)
-        try:
+        known = f"{CONFIG_NAME} has the keys: {keys_of(LikelihoodConfig)}"
+        with reading(f"the reward in {folder} is damaged", known, CheckpointError):
             config, prompt = config_of(LikelihoodConfig, given), Prompt.read(folder / PROMPT_NAME)
-        except (FileNotFoundError, ValueError, TypeError) as error:
-            known = f"{CONFIG_NAME} has the keys: {keys_of(LikelihoodConfig)}"
-            raise CheckpointError(f"the reward in {folder} is damaged ({error}); {known}") from error
         adapter = folder / ADAPTER_NAME
         model = LocalVlm.from_pretrained(config.base, device=device, adapter=adapter if adapter.is_dir() else None)
         return cls(model, config, prompt=prompt)

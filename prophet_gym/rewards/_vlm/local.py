@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophet_gym._checks import listed, require_count, require_number, shown, unknown_option
+from prophet_gym._checks import first_line, listed, require_count, require_number, unknown_option
+from prophet_gym._io.files import reading
 from prophet_gym._io.tensor_files import require_finite
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards._vlm.votes import Question, Reply
@@ -78,14 +79,8 @@ class LocalVlm:
     """Answer questions by sampling, and tell how likely one word is against another.
 
     Questions of a batch do not share randomness: an answer depends on its question and seed alone, up to rounding.
-
-    Attributes:
-        model: The network.
-        inputs: Builds what it reads.
-        name: Name for logs.
-        max_new_tokens: The longest answer.
-        temperature: Sampling temperature; 0 always takes the likeliest token.
-        batch: Number of questions answered at a time.
+    `batch` questions are answered at a time, in `max_new_tokens` at most; at a temperature of 0 the likeliest token is
+    always taken.
     """
 
     def __init__(
@@ -98,7 +93,7 @@ class LocalVlm:
         temperature: float = 0.7,
         batch: int = 4,
     ) -> None:
-        """Keep the parts; see the attributes."""
+        """Keep the network, what builds its inputs, and its name for logs."""
         self.model = model
         self.inputs = inputs
         self.name = name
@@ -119,18 +114,10 @@ class LocalVlm:
         temperature: float = 0.7,
         batch: int = 4,
     ) -> "LocalVlm":
-        """Load a model and what builds its inputs.
+        """Load a model, by its Hub id (at a branch, tag or commit as `revision`) or folder, and what builds its inputs.
 
-        Args:
-            name: A Hub id or a folder.
-            revision: Branch, tag or commit of the Hub repository.
-            device: Device it runs on.
-            dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
-            bits: Quantise the weights to 4 or 8 bits (needs bitsandbytes and a GPU).
-            adapter: Folder of a low-rank adapter that `prophet train-reward --backbone vlm` wrote.
-            max_new_tokens: See `LocalVlm`.
-            temperature: See `LocalVlm`.
-            batch: See `LocalVlm`.
+        `dtype` is `auto` (as stored) or one of `DTYPES`, `bits` are 4 or 8 for quantised weights (which needs
+        bitsandbytes and a GPU), `adapter` is a folder that `prophet train-reward --backbone vlm` wrote.
 
         Raises:
             ModuleNotFoundError: transformers, or what `bits` and `adapter` need, is not installed.
@@ -143,9 +130,7 @@ class LocalVlm:
             raise ValueError(f"bits must be 4, 8 or None, got {bits}")
         _sampling(max_new_tokens, temperature, batch)
         if find_spec("transformers") is None:
-            raise ModuleNotFoundError(
-                "a local vision-language model needs transformers: pip install 'prophet-gym[vlm]'"
-            )
+            raise ModuleNotFoundError("a local model needs transformers: pip install 'prophet-gym[vlm]'")
         options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
         if bits is not None:
             from transformers import BitsAndBytesConfig
@@ -162,22 +147,13 @@ class LocalVlm:
         require_finite(dict(model.named_parameters()), f"the vision-language model {name!r}")
         return cls(model.eval(), inputs, name=name, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)
 
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the network."""
-        return next(self.model.parameters()).device
-
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """Sample an answer to each question."""
         return [reply for batch in self._batches(questions) for reply in self._answer(batch)]
 
     def word_logits(self, questions: Sequence[Question], words: tuple[str, str]) -> Float[Tensor, "b 2"]:
-        """Return the logits of the first token of each word as the beginning of the answer; gradients flow.
-
-        Raises:
-            ValueError: The two words begin with the same token.
-        """
+        """Return the logits of each word's first token, which must differ, where the answer begins; gradients flow."""
         tokens = [self.inputs.tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
         if tokens[0] == tokens[1]:
             raise ValueError(f"the two answers must begin with different tokens, got {words[0]!r} and {words[1]!r}")
@@ -189,10 +165,10 @@ class LocalVlm:
         return [questions[start : start + self.batch] for start in range(0, len(questions), self.batch)]
 
     def _encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        batch = self.inputs.encode(questions)
+        batch, device = self.inputs.encode(questions), next(self.model.parameters()).device
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         return {
-            name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
             for name, tensor in batch.items()
             if name != "mm_token_type_ids" or name in self._takes
         }
@@ -234,11 +210,8 @@ class RowNoise:
 
 
 def _sampling(max_new_tokens: int, temperature: float, batch: int) -> tuple[int, float, int]:
-    return (
-        require_count("max_new_tokens", max_new_tokens),
-        require_number("temperature", temperature, least=0),
-        require_count("batch", batch),
-    )
+    temperature = require_number("temperature", temperature, least=0)
+    return require_count("max_new_tokens", max_new_tokens), temperature, require_count("batch", batch)
 
 
 def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Any, ProcessorInputs]:
@@ -263,7 +236,7 @@ def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[
     except Exception as error:  # whatever damaged files make the readers raise; OSError and ValueError for missing ones
         kind = MissingWeightsError if isinstance(error, OSError | ValueError) else CheckpointError
         raise kind(
-            f"could not load the vision-language model {name!r}: {_first_line(error)} Give a Hub id, or a folder with "
+            f"could not load the vision-language model {name!r}: {first_line(error)} Give a Hub id, or a folder with "
             "whole files of config, weights, tokenizer and image processor"
         ) from error
     # transformers draws at random what a file lacks, and a model of random weights still answers.
@@ -276,17 +249,10 @@ def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[
 def _with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
-    try:
-        with peft_is_behind():
-            # An adapter that lacks weights would silently be the base model.
-            warnings.filterwarnings("error", "Found missing adapter keys")
-            return PeftModel.from_pretrained(model, str(folder))
-    except Exception as error:  # whatever damaged files make the readers raise
-        raise CheckpointError(f"the adapter in {folder} is damaged: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])
+    with reading(f"the adapter in {folder} is damaged", "fetch or train it again", CheckpointError), peft_is_behind():
+        # An adapter that lacks weights would silently be the base model.
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        return PeftModel.from_pretrained(model, str(folder))
 
 
 def harmless(text: str, tokenizer: Any) -> str:

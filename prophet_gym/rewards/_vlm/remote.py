@@ -53,9 +53,6 @@ class RemoteVlm:
     The key comes from the environment variable `PROPHET_VLM_API_KEY`, or, for OpenAI's own host, from
     `OPENAI_API_KEY`. It is read when a request is made, sent to this host alone, and removed from every message.
     Redirects are not followed and proxies not used.
-
-    Attributes:
-        name: `model @ host`, for logs.
     """
 
     def __init__(
@@ -68,16 +65,10 @@ class RemoteVlm:
         temperature: float = 0.7,
         refused: Sequence[str] = (),
     ) -> None:
-        """Check the address; nothing is sent yet.
+        """Check the address, e.g. `http://localhost:8000/v1`; nothing is sent yet.
 
-        Args:
-            url: Address of the API, e.g. `http://localhost:8000/v1`.
-            model: The name that the endpoint knows the model by.
-            patience: How long and how often to try.
-            max_tokens: The longest answer.
-            temperature: Sampling temperature.
-            refused: Fields that this endpoint does not take, of `max_tokens` (then sent as `max_completion_tokens`),
-                `temperature` and `seed` (then left out).
+        `model` is the name that the endpoint knows the model by, `refused` are the fields that this endpoint does not
+        take, of `max_tokens` (then sent as `max_completion_tokens`), `temperature` and `seed` (then left out).
 
         Raises:
             ValueError: The address is malformed or holds a key; a number is out of its range.
@@ -110,10 +101,7 @@ class RemoteVlm:
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """Return one reply per question, in order; never raise for what the server does.
 
-        A Ctrl-C ends it at once, with all requests that are under way.
-
-        Raises:
-            ValueError: The key in the environment is not printable ASCII.
+        A Ctrl-C ends it at once, with all requests that are under way. ValueError for a key that is no printable ASCII.
         """
         if not questions:
             return []
@@ -123,14 +111,13 @@ class RemoteVlm:
 
         async def ask(client: Any, question: Question) -> Reply:
             async with limit:
-                request = self._request(question, encoded)
-                reply = await self._ask(client, request, key)
                 # Newer models of OpenAI refuse several fields, and name one at a time.
-                while (field := refused_field(reply.problem, request, REFUSABLE)) is not None:
-                    self.refused |= {field}
+                while True:
                     request = self._request(question, encoded)
                     reply = await self._ask(client, request, key)
-                return reply
+                    if (field := refused_field(reply.problem, request, REFUSABLE)) is None:
+                        return reply
+                    self.refused |= {field}
 
         async def ask_all() -> list[Reply]:
             async with open_client(self.url, key, self.patience) as client:
@@ -143,14 +130,13 @@ class RemoteVlm:
                 f"{self.name} refuses {', '.join(sorted(learnt))}: max_tokens is sent as max_completion_tokens, "
                 f"others are left out. To say so beforehand: the option refused={','.join(sorted(self.refused))}"
             )
-        for problem in {reply.problem for reply in replies if reply.text is None}:
-            kind = problem.split(":")[0]
-            if kind not in self._warned:
-                self._warned.add(kind)
-                warn(
-                    f"{self.name} left a question unanswered ({problem}); such videos are not scored, and further "
-                    "cases of this kind are counted, not reported"
-                )
+        kinds = {reply.problem.split(":")[0]: reply.problem for reply in replies if reply.text is None}
+        new, self._warned = kinds.keys() - self._warned, self._warned | kinds.keys()
+        for kind in new:
+            warn(
+                f"{self.name} left a question unanswered ({kinds[kind]}); such videos are not scored, and further "
+                "cases of this kind are counted, not reported"
+            )
         return replies
 
     async def _ask(self, client: Any, request: Mapping[str, Any], key: str | None) -> Reply:

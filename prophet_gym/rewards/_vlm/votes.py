@@ -117,36 +117,31 @@ class Votes:
         return replace(self, answers=self.answers + answers)
 
     @property
-    def success(self) -> int:
-        """Return how many say success."""
-        return self.answers.count(True)
-
-    @property
-    def failure(self) -> int:
-        """Return how many say failure."""
-        return self.answers.count(False)
+    def counts(self) -> tuple[int, int]:
+        """Return how many say success, and how many failure."""
+        return self.answers.count(True), self.answers.count(False)
 
     @property
     def decision(self) -> bool | None:
         """Return True or False once more than half of the samples say so, None as long as neither has them."""
-        if 2 * self.success > self.samples:
-            return True
-        return False if 2 * self.failure > self.samples else None
+        if 2 * max(self.counts) <= self.samples:
+            return None
+        return self.counts[0] > self.counts[1]
 
     @property
     def to_ask(self) -> int:
         """Return the fewest further answers that could decide; 0 when they are decided, or can no longer be."""
         if self.decision is not None:
             return 0
-        left = self.samples - self.success - self.failure + min(0, self.retries - self.answers.count(None))
-        missing = self.samples // 2 + 1 - max(self.success, self.failure)
+        left = self.samples - sum(self.counts) + min(0, self.retries - self.answers.count(None))
+        missing = self.samples // 2 + 1 - max(self.counts)
         return missing if missing <= left else 0
 
     @property
     def success_rate(self) -> float | None:
         """Return the fraction of successes among the answers that could be read; None without any."""
-        readable = self.success + self.failure
-        return self.success / readable if readable else None
+        success, failure = self.counts
+        return success / (success + failure) if success + failure else None
 
 
 class VlmReward:
@@ -187,17 +182,10 @@ class VlmReward:
         stride: int = 5,
         shown: int = 32,
     ) -> None:
-        r"""Keep the parts; nothing is asked yet.
+        r"""Keep the parts; nothing is asked yet. For `when` and `stride` see `RewardModel`.
 
-        Args:
-            model: Answers the questions.
-            prompt: What is asked; the installed `success` prompt by default. Answers must end in `\box{Success}` or
-                `\box{Failure}`.
-            samples: Answers per video; more than half of them decide.
-            retries: Unreadable answers per video that are asked for again.
-            when: See `RewardModel`.
-            stride: See `RewardModel`.
-            shown: Largest number of frames of a video that the model is shown.
+        More than half of `samples` answers decide on a video; `retries` unreadable ones are asked for again. Answers to
+        the prompt, by default the installed one named `success`, must end in `\box{Success}` or `\box{Failure}`.
         """
         self.model = model
         self.prompt = prompt or Prompt.read("success")
@@ -210,11 +198,7 @@ class VlmReward:
         self._warned = False
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Ask about each video until its votes are decided; skip a video without frames.
-
-        Raises:
-            ValueError: A video is not uint8 `(frames, h, w, 3)`.
-        """
+        """Ask about each video, uint8 `(frames, h, w, 3)`, until its votes are decided; skip one without frames."""
         require_videos(videos, instructions)
         cases = []
         for video, instruction in zip(videos, instructions, strict=True):
@@ -237,7 +221,7 @@ class VlmReward:
         )
 
     def _warn(self, cases: Sequence["_Case"]) -> None:
-        unreadable = [case for case in cases if case.unreadable and not case.votes.success + case.votes.failure]
+        unreadable = [case for case in cases if case.unreadable and not any(case.votes.counts)]
         if self._warned or not unreadable:
             return
         self._warned = True

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from prophet_gym.rewards import Votes, parse_answer
+from prophet_gym.rewards._vlm.votes import Votes, parse_answer
 
 
 @pytest.mark.parametrize(
