@@ -194,7 +194,8 @@ class WorkerStages:
             for row in given:
                 answers[row] = self._receive(row % len(self._processes))
         except (EOFError, ConnectionError, TimeoutError) as error:
-            self._lost = self._explain(row, f"{name} of sub-environment {row}: {_described(given[row])}", error)
+            what = given[row] if isinstance(given[row], Scene) else f"{len(given[row])} actions"
+            self._lost = self._explain(row, f"{name} of sub-environment {row}: {what}", error)
             raise SimulatorLostError(self._lost) from None
         for _, error in answers.values():
             if error is not None:
@@ -222,7 +223,3 @@ class WorkerStages:
             f"the process that simulates sub-environment {row} {describe_end(process, answered=self._answered[worker])}"
             f"; it is worker {worker} and the last request was {request}. Close this env and make a new one"
         )
-
-
-def _described(given: Scene | np.ndarray) -> str:
-    return str(given) if isinstance(given, Scene) else f"{len(given)} actions"

@@ -21,13 +21,7 @@ from tqdm import tqdm
 
 from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.data._episode import Episode, Simulation
-from prophet_gym.data._recording import (
-    begin_recording,
-    episode_path,
-    recorded_facts,
-    simulated_episode,
-    write_episode,
-)
+from prophet_gym.data._recording import begin_recording, episode_path, recorded_facts, simulated_episode, write_episode
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import InvalidActionError, SimulatorLostError
 from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers

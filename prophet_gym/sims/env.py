@@ -34,18 +34,16 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
     Options of `reset`: `task` (LIBERO: 0..9), `start` (`official`: the state's index, 0..49; `train`: the seed of the
     placement), each an integer or one per sub-environment, and `reset_mask`. What is not given is drawn by the seed.
 
+    Arguments that are not listed are those of `ProphetVectorEnv`.
+
     Args:
         suite: `libero_spatial`, `libero_object`, `libero_goal`, `libero_10`, or one of a registered simulator.
-        num_envs: Sub-environments, at least 1.
         look: How it is drawn; LIBERO's are `light` (the default) and `official`.
         starts: `train` (random placements) or `official` (the 50 states of a task: evaluation and demo only).
         tasks: Tasks to draw from; all if not given.
         size: Height and width of a frame, pixels.
         chunk: Actions in one step; the robot's own number if not given.
         render: `step` draws every frame; `chunk` only the last one of a step, and there is no `info["frames"]`.
-        max_episode_steps: Chunks until an episode is truncated, None for no horizon.
-        autoreset_mode: Any of Gymnasium's three.
-        render_mode: `rgb_array` (last frame) or `rgb_array_list` (all drawn frames since the last render).
         workers: Processes that sub-environments are spread over; 0 simulates them here, one after the other.
         proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: the true one, where a
             learned simulator's is an estimate.
@@ -216,13 +214,9 @@ def true_outcomes(
 ) -> Bool[np.ndarray, " b"]:
     """Replay a dream's actions where the reward is the truth; tell in which sub-environments they solve the task.
 
-    Args:
-        env: A `SimulatorVectorEnv`, or another one with the reset options `task` and `start` whose reward of 1.0 is
-            true; as many sub-environments as `chunks`, autoreset disabled.
-        tasks: The number of the task of each sub-environment.
-        starts: The number of the initial state of each, as `info["start"]` of the dream says.
-        chunks: The n chunks of k actions.
-        lengths: Chunks of each that count; all of them if not given.
+    `env` is a `SimulatorVectorEnv`, or another one with the reset options `task` and `start` whose reward of 1.0 is
+    true: as many sub-environments as `chunks`, autoreset disabled. `tasks` and `starts` are what `info` of the dream
+    says, `lengths` the chunks of each that count, all if not given.
     """
     if env.num_envs != len(chunks) or env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
         raise ValueError(

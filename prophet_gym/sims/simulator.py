@@ -53,11 +53,7 @@ class Simulator(Arm, Protocol):
         tasks: How many tasks a suite has.
         modes: The scripts that can act in it; a `mixture` is of some of them.
         official_states: How many initial states a task has for evaluation; 0 if there are none.
-        suite: The suite of this task.
-        task: The number of this task.
-        look: How it is drawn.
         size: Height and width of a frame, pixels.
-        instruction: The task in words.
     """
 
     robot: ClassVar[str]
@@ -104,11 +100,7 @@ class Simulator(Arm, Protocol):
         ...
 
     def step(self, action: np.ndarray) -> None:
-        """Run one action, clipped to the robot's bounds.
-
-        Raises:
-            InvalidActionError: It is not as many finite numbers as an action has; nothing has moved.
-        """
+        """Run one action, clipped to the robot's bounds; InvalidActionError, and no motion, unless it is all finite."""
         ...
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
@@ -132,11 +124,7 @@ class Simulator(Arm, Protocol):
         ...
 
     def set_state(self, state: Float[np.ndarray, " s"]) -> None:
-        """Continue from a state of `get_state` of the same task, exactly.
-
-        Raises:
-            ValueError: The vector belongs to another task.
-        """
+        """Continue from a state of `get_state`, exactly; ValueError for that of another task."""
         ...
 
     def close(self) -> None:
@@ -149,14 +137,9 @@ SimulatorClass = type[Any]
 
 
 def register_simulator(suites: Sequence[str], entry_point: str) -> None:
-    """Make the suites of a simulator known in this process.
+    """Make the suites of a simulator known in this process; ValueError for one that another simulator has.
 
-    Args:
-        suites: Names that no other simulator has.
-        entry_point: `module:Class` of a `Simulator`; imported when one of its suites is asked for.
-
-    Raises:
-        ValueError: A suite is known already, by another class.
+    `entry_point` is the `module:Class` of a `Simulator`, imported when one of its suites is asked for.
     """
     for suite in suites:
         if _REGISTERED.get(suite, entry_point) != entry_point:
@@ -174,11 +157,7 @@ def simulator_of(suite: str) -> SimulatorClass:
 
 
 def check_task(suite: str, task: int | None = None, look: str | None = None) -> SimulatorClass:
-    """Return the simulator of a suite, if it has this task and this look; nothing heavy is loaded.
-
-    Raises:
-        UnknownOptionError: There is no such suite, task or look.
-    """
+    """Return the simulator of a suite, UnknownOptionError unless it has this task and look; load nothing heavy."""
     simulator = simulator_of(suite)
     if task is not None and not 0 <= task < simulator.tasks:
         raise unknown_option("task", task, map(str, range(simulator.tasks)))

@@ -42,7 +42,7 @@ def official_assets(folder: Path) -> Path:
     for target in looks.REPLACED_TEXTURES:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         iio.imwrite(folder / target, image)
-    wall = folder / next(iter(looks.CONVERTED_TEXTURES.values()))
+    wall = folder / looks.CONVERTED_TEXTURE
     wall.parent.mkdir(parents=True)
     iio.imwrite(wall, np.full((16, 16, 3), 77, dtype=np.uint8))
     (folder / "wall.xml").write_text("<mujoco/>")
@@ -75,7 +75,7 @@ def test_the_light_look_replaces_what_its_tables_name_and_links_the_rest(tmp_pat
     np.testing.assert_array_equal(np.frombuffer(basket, "<f4", 12, 16).reshape(4, 3), CORNERS)
     lamp = (target / "scenes/floor_lamp/visual/floor_lamp_vis.msh").read_bytes()
     assert struct.unpack_from("<4i", lamp) == (12, 0, 0, 4)
-    assert (iio.imread(target / next(iter(looks.CONVERTED_TEXTURES))) == 77).all()
+    assert (iio.imread((target / looks.CONVERTED_TEXTURE).with_suffix(".png")) == 77).all()
     assert (target / "wall.xml").resolve() == (official / "wall.xml").resolve()
     assert (official / "stable_scanned_objects/basket/visual/basket_vis.msh").read_bytes() == b"the official mesh"
 

@@ -13,16 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from prophet_gym.sims.libero._hand import (
-    CLOSE,
-    HOME,
-    OPEN,
-    WORKSPACE_HIGH,
-    WORKSPACE_LOW,
-    Hand,
-    Levelled,
-    draw_style,
-)
+from prophet_gym.sims.libero._hand import CLOSE, HOME, OPEN, WORKSPACE_HIGH, WORKSPACE_LOW, Hand, Levelled, draw_style
 from prophet_gym.sims.simulator import Arm
 
 Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "slip"]

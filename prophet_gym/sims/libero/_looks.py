@@ -42,10 +42,8 @@ REPLACED_TEXTURES = {
     "turbosquid_objects/red_coffee_mug/red_coffee_mug_texture.png": (170, 35, 30),
     "turbosquid_objects/white_yellow_mug/white_yellow_mug_texture.png": (225, 205, 120),
 }
-# texture -> the JPEG in its place
-CONVERTED_TEXTURES = {
-    "scenes/wall_decoration/wall_decoration_texture.png": "scenes/wall_decoration/wall_decoration_texture.jpg"
-}
+# A JPEG without the PNG that its scene names.
+CONVERTED_TEXTURE = "scenes/wall_decoration/wall_decoration_texture.jpg"
 
 
 def stl_triangles(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -98,9 +96,8 @@ def derive_light(official: Path, target: Path) -> None:
             atomic_write(work / folder / f"visual/{name}_vis.msh", _mesh_bytes(official / folder / source))
         for name, colour in REPLACED_TEXTURES.items():
             atomic_write(work / name, _png(np.full((64, 64, 3), colour, dtype=np.uint8)))
-        for name, source in CONVERTED_TEXTURES.items():
-            if (official / source).exists():
-                atomic_write(work / name, _png(iio.imread(official / source)))
+        if (official / CONVERTED_TEXTURE).exists():
+            atomic_write((work / CONVERTED_TEXTURE).with_suffix(".png"), _png(iio.imread(official / CONVERTED_TEXTURE)))
         try:
             work.rename(target)
         except OSError:

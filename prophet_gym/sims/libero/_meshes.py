@@ -8,7 +8,6 @@ Only the copy changes, and only what the renderer uploads, so physics (which run
 
 import copy
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from prophet_gym._io.atomic import atomic_write
+from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.cache import cache_dir, keeping
 from prophet_gym.sims.libero._looks import LOOK_VERSIONS
 
@@ -123,28 +122,21 @@ def _spread(values: np.ndarray) -> np.ndarray:
     return np.einsum("sc,fcd->fsd", weights, values).reshape(-1, values.shape[-1])
 
 
-def _simplify(mesh: Mesh, welded: np.ndarray, points: np.ndarray, faces: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return vertices and faces of the surface with about `faces` faces."""
-    import fast_simplification
-
-    connected = welded[mesh.faces]
-    distinct = (connected != np.roll(connected, 1, axis=1)).all(axis=1)
-    simplify: Any = fast_simplification.simplify
-    vertices, triangles = simplify(
-        points.astype(np.float32), connected[distinct].astype(np.int32), target_count=faces, agg=5
-    )
-    return vertices.astype(np.float64), triangles.astype(np.int64)
-
-
 def decimate(mesh: Mesh, faces: int) -> Mesh:
     """Reduce a mesh to about `faces` faces; normals and texture coordinates are looked up on the full surface.
 
     A new face takes all its texture coordinates from one chart of the atlas and from one side of its seam, so that
     none stretches across; where it reaches over the seam, its coordinates go on beyond the chart.
     """
+    import fast_simplification
+
     points, welded = np.unique(np.round(mesh.vertices, 7), axis=0, return_inverse=True)
     welded = welded.ravel()
-    vertices, triangles = _simplify(mesh, welded, points, faces)
+    connected = welded[mesh.faces].astype(np.int32)
+    distinct = (connected != np.roll(connected, 1, axis=1)).all(axis=1)
+    simplify: Any = fast_simplification.simplify
+    found = simplify(points.astype(np.float32), connected[distinct], target_count=faces, agg=5)
+    vertices, triangles = found[0].astype(np.float64), found[1].astype(np.int64)
     new_normals = _face_normals(vertices, triangles)
     centres = vertices[triangles].mean(axis=1)
 
@@ -196,17 +188,6 @@ def _key(mesh: Mesh, faces: int) -> str:
     return digest.hexdigest()[:24]
 
 
-def _load(path: Path) -> Mesh:
-    with np.load(path, allow_pickle=False) as arrays:
-        return Mesh(arrays["vertices"], arrays["faces"], arrays["normals"], arrays.get("uv"))
-
-
-def _dump(mesh: Mesh) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: part for name, part in vars(mesh).items() if part is not None})
-    return buffer.getvalue()
-
-
 def shrink_texture(pixels: UInt8[np.ndarray, "h w c"], limit: int) -> UInt8[np.ndarray, "_ _ c"]:
     """Average areas of pixels, as a mip level does, so that the shorter side is at most `limit`; proportions stay."""
     height, width, channels = pixels.shape
@@ -241,10 +222,12 @@ def lighten(model: mujoco.MjModel, *, density: float, most: int, texture: int) -
             large[index] = mesh, budget, cache_dir() / "meshes" / f"{_key(mesh, budget)}.npz"
     absent = [each for each in large.values() if not each[2].exists()]
     for mesh, budget, path in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
-        with keeping(path):
-            atomic_write(path, _dump(light_mesh(mesh, budget)))
+        parts = vars(light_mesh(mesh, budget)).items()
+        with keeping(path), atomic_file(path) as temporary:
+            np.savez_compressed(temporary, **{name: part for name, part in parts if part is not None})
     for index, (_, _, path) in large.items():
-        write_mesh(light, index, _load(path))
+        with np.load(path, allow_pickle=False) as stored:
+            write_mesh(light, index, Mesh(stored["vertices"], stored["faces"], stored["normals"], stored.get("uv")))
     for index in range(light.ntex):
         height, width, channels = (int(part[index]) for part in (light.tex_height, light.tex_width, light.tex_nchannel))
         start = int(light.tex_adr[index])
