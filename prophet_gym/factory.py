@@ -104,14 +104,10 @@ def make_vector_env(
     tensors: bool | np.bool_ = False,
     **options: Any,
 ) -> ProphetVectorEnv:
-    """Build a vector env; the other arguments and errors are those of `EnvOptions`.
+    """Build a vector env of `num_envs` sub-environments; the other arguments and errors are those of `EnvOptions`.
 
-    Args:
-        num_envs: Sub-environments, at least 1.
-        max_episode_steps: Chunks until truncation, None for no horizon.
-        autoreset_mode: Any of Gymnasium's three.
-        tensors: Whether to give torch tensors on `device`, see `ProphetTorchVectorEnv`.
-        options: Those of `EnvOptions`.
+    The autoreset mode is any of Gymnasium's three; without a horizon `max_episode_steps` is None. With `tensors` it
+    gives torch tensors on `device`, see `ProphetTorchVectorEnv`.
     """
     kind = ProphetTorchVectorEnv if require_flag("tensors", tensors) else ProphetVectorEnv
     parts = _options({"max_episode_steps": max_episode_steps, **options}).parts()

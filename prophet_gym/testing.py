@@ -3,7 +3,7 @@
 The checks raise AssertionError, which says what must hold and what was found; they need no test framework.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -85,17 +85,12 @@ def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (
 def check_world_model(model: WorldModel, *, tolerance: int = 0) -> None:
     """Check a world model against its contract: shapes, purity, seeds, batch elements that do not affect each other.
 
-    Args:
-        model: What to check.
-        tolerance: Largest difference in pixel levels between an element alone and in a batch (matmul kernels differ
-            with the batch size), and of uncertainty and state in the same proportion.
-
-    Raises:
-        AssertionError: The contract is not kept.
+    An element alone and in a batch may differ by `tolerance` pixel levels (matmul kernels differ with the batch size),
+    in uncertainty and state in the same proportion.
     """
     height, width = model.frame_size
-    _require_counts({"chunk": model.chunk, "action_dim": model.action_dim})
-    _require_counts({"frame_size[0]": height, "frame_size[1]": width})
+    sides = {"frame_size[0]": height, "frame_size[1]": width}
+    _require_counts({"chunk": model.chunk, "action_dim": model.action_dim} | sides)
     source = torch.Generator().manual_seed(0)
     # Three, so that turning the batch around changes neighbours and leaves one element in its place.
     rows = range(3)
@@ -150,14 +145,8 @@ def check_reward_model(
 ) -> None:
     """Check a reward model against its contract: form, purity, determinism, videos that do not affect each other.
 
-    Args:
-        reward_model: What to check.
-        videos: At least two videos; random ones of different lengths if not given.
-        instructions: One per video.
-        tolerance: Largest difference of a reward between a video alone and in a batch.
-
-    Raises:
-        AssertionError: The contract is not kept.
+    It is shown at least two videos, random ones of different lengths if none are given; rewards of a video alone and in
+    a batch may differ by `tolerance`.
     """
     assert reward_model.when in {"chunk", "end"}, f"when must be 'chunk' or 'end', got {reward_model.when!r}"
     _require_counts({"stride": reward_model.stride, "max_frames": reward_model.max_frames})
@@ -186,7 +175,7 @@ def check_reward_model(
         _same_output(f"video {row} must not depend on the others", here, alone, tolerance)
 
 
-def _require_counts(values: dict[str, object]) -> None:
+def _require_counts(values: Mapping[str, object]) -> None:
     for name, value in values.items():
         good = isinstance(value, int) and value >= 1
         assert good, f"{name} must be an integer of at least 1, got {value!r}"

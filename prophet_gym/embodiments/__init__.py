@@ -17,10 +17,7 @@ EMBODIMENTS: dict[str, Embodiment] = {
 
 
 def get_embodiment(name: str) -> Embodiment:
-    """Return the robot of that name.
-
-    Raises:
-        UnknownOptionError: No robot has this name; the message lists all names and the closest.
+    """Return the robot of that name; UnknownOptionError, which lists all names and the closest, if there is none.
 
     Example:
         >>> get_embodiment("droid").control_hz

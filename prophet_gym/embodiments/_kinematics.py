@@ -119,15 +119,10 @@ def actions_through(
 def camera_matrix(
     intrinsics: Float[np.ndarray, "3 3"], camera_to_base: Float[np.ndarray, "4 4"], size: tuple[int, int]
 ) -> Float[np.ndarray, "3 4"]:
-    """Return the matrix of `CameraSpec`: from the robot's base (metres) to the unit image.
+    """Return the matrix of `CameraSpec`: from the robot's base or the world (metres) to the unit image.
 
-    Args:
-        intrinsics: Focal lengths and principal point in pixels (OpenCV: x right, y down, z forward), no distortion.
-        camera_to_base: Pose of the camera in the robot's base or world frame, metres.
-        size: Height and width in pixels of the images that the intrinsics are of; resized images keep the matrix.
-
-    Raises:
-        ValueError: `camera_to_base` is not a rigid motion.
+    `intrinsics` are focal lengths and principal point (OpenCV: x right, y down, z forward; no distortion) in pixels of
+    images of `size`, height and width; resized images keep the matrix. ValueError for a pose that is no rigid motion.
     """
     rotation, position = camera_to_base[:3, :3], camera_to_base[:3, 3]
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or not np.allclose(camera_to_base[3], [0, 0, 0, 1]):

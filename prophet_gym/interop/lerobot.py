@@ -72,12 +72,7 @@ class LeRobotVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict]:
-        """Start episodes.
-
-        Args:
-            seed: One for all, or one each, as LeRobot gives them.
-            options: Those of the env; LeRobot's own, such as `lerobot_new_rollout`, are left out.
-        """
+        """Start episodes, with one seed or one each; of the options, LeRobot's own (`lerobot_*`) are left out."""
         # Since 0.6 LeRobot gives options of its own to every env.
         own = {name: value for name, value in (options or {}).items() if not name.startswith("lerobot_")}
         observation, infos = self._inner.reset(seed=seed, options=own or None)
@@ -117,19 +112,11 @@ def make_env(
 ) -> dict[str, dict[int, LeRobotVectorEnv]]:
     """Return `{suite: {task: vector env}}`, as the `env.py` of an EnvHub package must.
 
-    Observations have `agent_pos`, the gripper as the world model tracks it, where it does.
+    Observations have `agent_pos`, the gripper as the world model tracks it, where it does. `use_async_envs` makes no
+    difference: all episodes are generated in one batch, and processes would copy the model.
 
-    Args:
-        n_envs: Sub-environments of each env.
-        use_async_envs: Makes no difference: all episodes are generated in one batch, and processes would copy the
-            model.
-        cfg: An object or mapping that may have `task` (a LIBERO suite; `libero_object` if not), `task_ids` and
-            `episode_length` (in actions, a multiple of the chunk).
-        weights: As in `gym.make("Prophet-LIBERO-v0", weights=...)`.
-
-    Raises:
-        UnknownOptionError: A suite or task does not exist.
-        ValueError: The episode length is no multiple of the chunk.
+    `cfg` is an object or mapping that may have `task` (a LIBERO suite; `libero_object` if not), `task_ids` and
+    `episode_length` (in actions; ValueError unless it is a multiple of the chunk).
     """
     if use_async_envs:
         gym.logger.warn("use_async_envs makes no difference: one model generates all episodes in one batch")
@@ -160,12 +147,7 @@ def make_env(
 
 
 def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
-    """Write an EnvHub package, ready to upload: `env.py`, `requirements.txt`, `README.md`.
-
-    Args:
-        folder: Created if missing; the three files in it are replaced.
-        weights: The world model of the package: `bundled`, or `owner/repo@revision` of the Hub.
-    """
+    """Write the three files of an EnvHub package with `weights` (`bundled`, or `owner/repo@revision` of the Hub)."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, template in {"env.py": "envhub_env.txt", "README.md": "envhub.md"}.items():

@@ -22,10 +22,7 @@ def collector(env: gym.Env) -> DataCollector:
     """Return a Minari `DataCollector` around an env, with `task`, `start`, `success` and the like in infos.
 
     Make the env by its whole name, `gym.make("prophet_gym:Prophet-LIBERO-v0", weights=...)`, or import prophet_gym
-    before `recover_environment`: Gymnasium knows only the ids of imported packages.
-
-    Raises:
-        ValueError: The env was not made by `gym.make`, so it could not be made again.
+    before `recover_environment`: Gymnasium knows only the ids of imported packages. ValueError for an env without spec.
     """
     if env.spec is None:
         raise ValueError("Minari stores how to make the env: pass one from gym.make(id, ...)")

@@ -20,14 +20,7 @@ def torchrl_env(envs: VectorEnv, *, device: str | torch.device = "cpu") -> GymWr
     """Wrap a vector env for TorchRL, which resets ended episodes itself.
 
     A plain `GymWrapper(env)` of a `ProphetVectorEnv` works too; this one adds `scored` and `success` of `info` to the
-    tensordict, and takes an env in any wrappers, Gymnasium's too.
-
-    Args:
-        envs: A vector env with autoreset DISABLED.
-        device: Where the tensordicts are.
-
-    Raises:
-        ValueError: The autoreset mode is another.
+    tensordict, and takes an env in any wrappers, Gymnasium's too. ValueError unless its autoreset mode is DISABLED.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
