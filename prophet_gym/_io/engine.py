@@ -96,7 +96,8 @@ class OpenVino:
         # Of the inputs that are given, by name and shape without the batch: there is one export for each.
         self._requests: dict[Any, Any] = {}
         self._lock = threading.Lock()
-        self._weights = _versions(list(transformer.parameters()))
+        self._modules = list(transformer.modules())
+        self._seen = self._look()
 
     def __call__(self, hidden_states: Tensor, timestep: Tensor, **conditions: Tensor | None) -> Tensor:
         """Return the transformer's output."""
@@ -116,9 +117,17 @@ class OpenVino:
     def _can_run(self, tensors: list[Tensor]) -> bool:
         if _used_in and _used_in[0] != os.getpid():
             return False
-        weights = list(self._transformer.parameters())
-        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, *weights))
-        return _plain(tensors) and not learns and _versions(weights) == self._weights
+        if torch.is_grad_enabled() and any(each.requires_grad for each in (*tensors, *self._transformer.parameters())):
+            return False
+        return _plain(tensors) and self._look() == self._seen
+
+    def _look(self) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """Return which modules there are, which weights, where these lie, and how often each was written to."""
+        # Not `parameters()`, which takes longer than the rest of a call: every module that was there is looked into,
+        # and a new one is in the place of another, or beside it.
+        children = [id(child) for module in self._modules for child in module._modules.values()]
+        weights = [weight for module in self._modules for weight in module._parameters.values() if weight is not None]
+        return children, [(id(w), w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Begin again in a copy: what OpenVINO holds can be neither copied nor pickled."""
@@ -183,11 +192,6 @@ def _core() -> Any:
 def _plain(tensors: list[Any]) -> bool:
     """Return whether OpenVINO takes these tensors: on the CPU and in float32."""
     return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
-
-
-def _versions(weights: list[Any]) -> list[tuple[int, int]]:
-    """Return where the weights are, and how often each was written to."""
-    return [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
 
 
 def _export(network: nn.Module, hidden_states: Tensor, timestep: Tensor, given: dict[str, Tensor]) -> Any:

@@ -107,6 +107,19 @@ def test_other_weights_have_an_export_of_their_own(cache):
     assert len(list(cache.iterdir())) == 2
 
 
+def test_a_layer_that_was_replaced_or_wrapped_is_run_by_pytorch(monkeypatch):
+    model = prophet()
+    dreamt(model)
+    monkeypatch.setattr(_engine, "_infer", lambda *_: pytest.fail("run by OpenVINO"))
+    layer = model.transformer.proj_out
+    for other in (copy.deepcopy(layer), torch.nn.Sequential(layer)):
+        model.transformer.proj_out = other
+        dreamt(model)
+    model.transformer.proj_out = layer
+    with pytest.raises(pytest.fail.Exception):
+        dreamt(model)
+
+
 def test_a_damaged_export_is_made_again(cache):
     first = dreamt(prophet())
     path = next(cache.glob("*/model.xml"))
