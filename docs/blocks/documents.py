@@ -42,6 +42,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-learning": speed.learning,
     "speed-engines": speed.engines,
     "speed-account": speed.account,
+    "speed-precision": speed.precision,
     "speed-looks": speed.looks,
     "speed-curves": speed.curves,
     "speed-full-chunk": speed.full_chunk,

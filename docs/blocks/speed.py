@@ -107,6 +107,20 @@ def account() -> str:
     )
 
 
+def precision() -> str:
+    """Return what bfloat16 would gain and cost."""
+    report = load("speed/precision.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.precision`."
+    ms = report["ms"]
+    return (
+        f"A forward for 16 sub-environments takes {ms['bf16']:.0f} ms by OpenVINO in bfloat16, {ms['f32']:.0f} ms in "
+        f"float32; its output is {report['relative_error']:.1%} off, and images of the first "
+        f"{len(report['largest_difference'])} chunks differ by up to {max(report['largest_difference'])} grey levels, "
+        f"{max(report['mean_difference']):.3f} on average: `{report['command']}` on {where(report['machine'])}."
+    )
+
+
 def looks() -> str:
     """Return how often the success head on demand differs from the one that sees every frame."""
     report = load("speed/looks.json")

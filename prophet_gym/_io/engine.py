@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -234,17 +234,11 @@ class _Requests:
     they are the same whatever the load, and so are the dreams.
     """
 
-    def __init__(self, core: Any, model: Any) -> None:
-        import openvino as ov
-
-        self.threads = torch.get_num_threads()
-        options = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": "f32"}
+    def __init__(self, core: Any, model: Any, precision: str = "f32") -> None:
+        self._core, self._model, self.threads = core, model, torch.get_num_threads()
         # Threads that are bound to cores could not make way for another process.
-        options |= {"ENABLE_CPU_PINNING": False}
-        self._together = core.compile_model(model, "CPU", options | {"NUM_STREAMS": 1}).create_infer_request()
-        compiled = core.compile_model(model, "CPU", options | {"NUM_STREAMS": self.threads})
-        self._apart = ov.AsyncInferQueue(compiled, self.threads)
-        self._apart.set_callback(_keep_piece)
+        self._options = {"INFERENCE_NUM_THREADS": self.threads, "ENABLE_CPU_PINNING": False}
+        self._options |= {"INFERENCE_PRECISION_HINT": precision}
 
     def __call__(self, arrays: list[np.ndarray]) -> Tensor:
         """Return the output for a batch."""
@@ -259,6 +253,20 @@ class _Requests:
             self._apart.start_async(part, userdata=(pieces, number), share_inputs=True)
         self._apart.wait_all()
         return torch.from_numpy(np.concatenate(pieces))
+
+    # Each is compiled where it is first needed: both hold the weights.
+    @cached_property
+    def _together(self) -> Any:
+        return self._core.compile_model(self._model, "CPU", self._options | {"NUM_STREAMS": 1}).create_infer_request()
+
+    @cached_property
+    def _apart(self) -> Any:
+        import openvino as ov
+
+        compiled = self._core.compile_model(self._model, "CPU", self._options | {"NUM_STREAMS": self.threads})
+        queue = ov.AsyncInferQueue(compiled, self.threads)
+        queue.set_callback(_keep_piece)
+        return queue
 
 
 def _keep_piece(request: Any, place: tuple[list[Any], int]) -> None:
