@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from prophet_gym._checks import require_count, require_number
+from prophet_gym._io.processor import Precision, autocast, reuse_memory
 from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos._loggers import Logger
 from prophrl_algos.flow import FlowPolicy, Obs
@@ -63,6 +64,7 @@ def sft(
     folder: Path | None = None,
     *,
     logger: Logger | None = None,
+    precision: Precision = "no",
 ) -> float:
     """Fit a policy to demonstrations and return the mean loss of the last tenth of the steps.
 
@@ -75,6 +77,7 @@ def sft(
         config: How long and how fast.
         folder: Folder of the checkpoint; none is written if not given.
         logger: Takes the loss every 50 steps.
+        precision: Of the products in the loss.
 
     Raises:
         FloatingPointError: The loss is not finite; nothing of that step is saved.
@@ -82,7 +85,7 @@ def sft(
     """
     assert isinstance(policy, nn.Module)
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    optimizer = _optimizer(weights, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
     path = None if folder is None else folder / LAST
     parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule}
@@ -92,7 +95,8 @@ def sft(
         # A generator per step, so that a resumed run draws what the whole one would have drawn.
         generator = torch.Generator().manual_seed(random_number(config.seed, 20, step))
         obs, actions = draw(config.batch_size, generator)
-        loss = policy.sft_loss(obs, actions, generator=generator)
+        with autocast(weights[0].device, precision):
+            loss = policy.sft_loss(obs, actions, generator=generator)
         losses.append(loss.item())
         # Before the backward pass: the weights of the last checkpoint stay usable.
         if not losses[-1] < math.inf:
@@ -113,6 +117,13 @@ def sft(
     policy.eval()
     recent = losses[-max(config.steps // 10, 1) :]
     return sum(recent) / len(recent)
+
+
+def _optimizer(weights: list[nn.Parameter], config: SftConfig) -> torch.optim.AdamW:
+    if weights[0].device.type == "cpu":
+        reuse_memory()
+    decay = config.weight_decay
+    return torch.optim.AdamW(weights, config.learning_rate, betas=(0.9, 0.95), weight_decay=decay, fused=True)
 
 
 def _rate(step: int, steps: int) -> float:

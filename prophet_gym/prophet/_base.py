@@ -20,8 +20,8 @@ from prophet_gym._io.engine import Run, make_engine
 from prophet_gym._io.header import CLASS, CONFIG, Header, read_header, write_header
 from prophet_gym._io.hub import push_folder, resolve
 from prophet_gym._io.lora import load_lora, merge_lora
-from prophet_gym._io.memory import reuse_memory
 from prophet_gym._io.networks import WEIGHTS_NAME, load_part, stored
+from prophet_gym._io.processor import reuse_memory
 from prophet_gym._io.tensor_files import mark_of, require_mark, write_tensors
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._diffusers import ModelMixin

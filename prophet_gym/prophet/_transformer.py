@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from prophet_gym._io.processor import attend
 from prophet_gym.prophet._action_frames import PooledActionFrames
 from prophet_gym.prophet._action_stream import ActionStream
 from prophet_gym.prophet._diffusers import (
@@ -233,7 +233,7 @@ def _attend(
         # Tokens of the past have no place in the grid of this chunk, so they are not rotated.
         past = _keys_values(attn, memory) if memory[0].ndim == 3 else memory
         key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-    out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    out = attend(query, key, value).transpose(1, 2).flatten(2)
     return attn.to_out[0](out)
 
 

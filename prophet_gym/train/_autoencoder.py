@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from prophet_gym._io.networks import load_part, save_network
+from prophet_gym._io.processor import Precision, autocast
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import read_episode
 from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
@@ -111,14 +112,20 @@ def autoencoder_loss(
 
 
 def train_autoencoder(
-    paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    steps: int,
+    device: torch.device,
+    rows: int = 32,
+    precision: Precision = "no",
 ) -> FrameAutoencoder:
     """Train on `rows` crops a step; the averaged model, its normalisation measured, goes to `folder/autoencoder`."""
     footage = load_footage(paths, stride=3)
     torch.manual_seed(0)
     model = FrameAutoencoder().to(device)
     config = FitConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
-    fit(model, _crop_loss(footage, rows), config, folder, name="autoencoder")
+    fit(model, _crop_loss(footage, rows, precision), config, folder, name="autoencoder")
     # A thousand frames are enough for four means; the normalisation is measured once and kept in the config.
     frames = torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)])
     with torch.no_grad():
@@ -131,26 +138,33 @@ def train_autoencoder(
 
 
 def tune_decoder(
-    paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    steps: int,
+    device: torch.device,
+    rows: int = 32,
+    precision: Precision = "no",
 ) -> FrameAutoencoder:
     """Train the decoder of `folder/autoencoder` further; latents, and what was trained on them, stay valid."""
     footage = load_footage(paths, stride=3)
     model = load_part(FrameAutoencoder, folder / "autoencoder").to(device).train()
     model.encoder.requires_grad_(requires_grad=False)
     config = FitConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
-    fit(model, _crop_loss(footage, rows), config, folder, name="decoder")
+    fit(model, _crop_loss(footage, rows, precision), config, folder, name="decoder")
     save_network(model, folder / "autoencoder")
     return model
 
 
-def _crop_loss(footage: Footage, rows: int) -> Loss:
+def _crop_loss(footage: Footage, rows: int, precision: Precision) -> Loss:
     cells = _crop_side(footage) // _CELL
 
     def loss(model: FrameAutoencoder, _step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         crops, references = (part.to(model.device) for part in draw_crops(footage, rows, generator))
         shape = (rows, model.config["latent_channels"], cells, cells)
         noise = (_LATENT_NOISE * torch.randn(shape, generator=generator)).to(model.device)
-        return autoencoder_loss(model, to_pixels(crops), to_pixels(references), noise)
+        with autocast(model.device, precision):
+            return autoencoder_loss(model, to_pixels(crops), to_pixels(references), noise)
 
     return loss
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from prophet_gym._io.networks import save_network
+from prophet_gym._io.processor import Precision, autocast
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._windows import Windows
 from prophet_gym.prophet import SmallConfig
@@ -132,6 +133,7 @@ def train_tracker(
     device: torch.device,
     rows: int = 128,
     base: GripperTracker | None = None,
+    precision: Precision = "no",
 ) -> GripperTracker:
     """Train a tracker, or `base` further, on `rows` real windows a step; the result goes to `folder/tracker`."""
     torch.manual_seed(0)
@@ -147,8 +149,9 @@ def train_tracker(
         start = windows.gripper[:, 0]
         shaken = start + (shake * torch.randn(start.shape, generator=generator)).to(device)
         following = windows.gripper[:, 1:]
-        found = tracker_loss(tracker, latents, start, shaken, windows.past_actions, windows.actions, following, camera)
-        return found, {}
+        told = windows.past_actions, windows.actions, following, camera
+        with autocast(tracker.device, precision):
+            return tracker_loss(tracker, latents, start, shaken, *told), {}
 
     fit(tracker, loss, FitConfig(steps=steps, learning_rate=1e-3), folder, name="tracker")
     save_network(tracker, folder / "tracker")
@@ -183,6 +186,7 @@ def dream_loss(
     config: SmallConfig,
     dreams: Dreams,
     generator: torch.Generator,
+    precision: Precision = "no",
 ) -> tuple[Tensor, dict[str, float], Dreams]:
     """Return the loss of the next chunk of some dreams, what to log of it, and the dreams with what was predicted.
 
@@ -198,7 +202,7 @@ def dream_loss(
     slots = config.chunk // FRAMES_PER_LATENT
     noise = torch.randn(b, FRAMES_PER_LATENT * c, slots, h, w, generator=generator).to(target)
     # Only the network runs in bf16: latents that are carried from chunk to chunk would lose what little changes.
-    with torch.autocast(target.device.type, torch.bfloat16, enabled=target.is_cuda):
+    with autocast(target.device, "bf16" if target.is_cuda else precision):
         loss, predicted = flow_loss(transformer, inputs, target, torch.ones(b).to(target), noise, config.noise_scale)
     figures, new = {}, torch.from_numpy(dreams.age == 0)
     if new.any():
@@ -217,6 +221,7 @@ def train_transformer(
     folder: Path,
     schedule: FitConfig,
     rehearsal: Rehearsal,
+    precision: Precision = "no",
 ) -> ProphetTransformer3DModel:
     """Train on single chunks first, then on dreams that continue from step to step; return the averaged model."""
     tracker.to(transformer.device).eval().requires_grad_(requires_grad=False)
@@ -228,7 +233,7 @@ def train_transformer(
             dreams = Dreams.begin(data, tracker, rehearsal.rows, config.past_frames, generator)
         else:
             dreams = carried.dreams.renewed(data, tracker, length, generator)
-        found, figures, carried.dreams = dream_loss(transformer, tracker, data, config, dreams, generator)
+        found, figures, carried.dreams = dream_loss(transformer, tracker, data, config, dreams, generator, precision)
         return found, figures
 
     return fit(transformer, loss, schedule, folder, name="transformer", state=(carried,))

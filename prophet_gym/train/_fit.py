@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from prophet_gym._io.processor import reuse_memory
 from prophet_gym.train._run_folder import States
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class FitConfig:
         # Decay pulls to zero, where the scale of a norm or a bias has no business to be.
         matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.99))
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,8 @@ class _Run:
 
         if accelerator is None:
             on_cpu = next(model.parameters()).device.type == "cpu"
+            if on_cpu:
+                reuse_memory()
             # The model is where the caller wants it (`cuda:1`, say), which accelerate would not know.
             accelerator = Accelerator(cpu=on_cpu, device_placement=False, mixed_precision="no")
         accelerator.gradient_accumulation_steps = config.accumulate

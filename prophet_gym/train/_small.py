@@ -30,6 +30,7 @@ from prophet_gym._arguments import (
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import add_lora, merge_lora, save_lora
 from prophet_gym._io.networks import load_part, save_network
+from prophet_gym._io.processor import Precision
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._episode import held_out
 from prophet_gym.data._latents import LatentEpisodes
@@ -88,6 +89,8 @@ class Args(Arguments):
     width: Items = 192  # Width of the transformer, likewise.
     without: tuple[str, ...] = ()  # Episodes to leave out, e.g. `task_03/episode_00007`.
     device: DeviceOrAuto = "auto"  # `cpu`, `cuda`, or `auto`: `cuda` where there is one.
+    precision: Precision = "auto"
+    """Products on a CPU: in `bf16`, in float32 (`no`), or `auto`, bf16 where the CPU has instructions for it."""
 
 
 def main(args: Args) -> None:
@@ -162,10 +165,10 @@ class _Training:
             getattr(self, stage)()
 
     def autoencoder(self) -> None:
-        train_autoencoder(self._recorded(), self.args.out, steps=self.args.autoencoder_steps, device=self.device)
+        train_autoencoder(self._recorded(), self.args.out, steps=self.args.autoencoder_steps, **self._computed())
 
     def decoder(self) -> None:
-        tune_decoder(self._recorded(), self.args.out, steps=self.args.decoder_steps, device=self.device)
+        tune_decoder(self._recorded(), self.args.out, steps=self.args.decoder_steps, **self._computed())
 
     def latents(self) -> None:
         autoencoder = self._part(FrameAutoencoder, "autoencoder").to(self.device)
@@ -175,7 +178,7 @@ class _Training:
         args, config = self.args, self._config()
         data = LatentEpisodes.load(args.out / "latents.npz")
         known = None if self.base is None or args.lora_rank else self.base.tracker
-        train_tracker(data, config, args.out, steps=args.tracker_steps, device=self.device, base=known)
+        train_tracker(data, config, args.out, steps=args.tracker_steps, base=known, **self._computed())
 
     def transformer(self) -> None:
         args, config = self.args, self._config()
@@ -185,7 +188,7 @@ class _Training:
         data, tracker = LatentEpisodes.load(args.out / "latents.npz"), self._part(GripperTracker, "tracker")
         schedule = FitConfig(args.steps, args.learning_rate, warmup=args.warmup, ema=args.ema, minutes=args.minutes)
         rehearsal = Rehearsal(args.batch_size, args.chunks, args.single_until)
-        train_transformer(transformer, tracker, data, config, args.out, schedule, rehearsal)
+        train_transformer(transformer, tracker, data, config, args.out, schedule, rehearsal, args.precision)
         if args.lora_rank:
             save_lora(transformer, args.out / "lora")
             merge_lora(transformer)
@@ -204,6 +207,9 @@ class _Training:
         if base is not None and (config.suite, config.look) == (base.config.suite, base.config.look):
             prophet.source = base.source  # the same scene: its initial states and its success head are true of it
         _write_checkpoint(prophet, args.out / "checkpoint", self._recorded() if args.data else [])
+
+    def _computed(self) -> dict[str, Any]:
+        return {"device": self.device, "precision": self.args.precision}
 
     def _part(self, kind: Any, name: str) -> Any:
         return load_part(kind, self.args.out / name).eval()

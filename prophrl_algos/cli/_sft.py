@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from prophet_gym._arguments import OutFolder, Several, Tasks, resolved_device
 from prophrl_algos.cli._options import EnvOptions, PolicyOptions, TrainLoad
@@ -24,6 +24,8 @@ class Args(PolicyOptions, EnvOptions):
     """Folder of the run."""
     config: SftConfig = field(default_factory=SftConfig)
     """Steps, batches and optimizer."""
+    precision: Literal["auto", "bf16", "no"] = "auto"
+    """Products of a SmallVLA: in `bf16`, in float32 (`no`), or `auto`, bf16 on a CPU that has instructions for it."""
     tasks: Tasks = ()
     """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     modes: tuple[str, ...] = ("expert",)
@@ -52,8 +54,11 @@ def main(args: Args) -> None:
     if isinstance(policy, SmallVLA):
         policy.fit_actions(demonstrations.all_actions())
     with run_lock(args.out):
-        begin_run(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device"))
-        loss = sft(policy, demonstrations.draw, args.config, args.out, logger=CsvLogger(args.out / "sft.csv"))
+        begin_run(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device", "precision"))
+        # Other policies choose their precision where they are loaded.
+        precision = args.precision if isinstance(policy, SmallVLA) else "no"
+        logger = CsvLogger(args.out / "sft.csv")
+        loss = sft(policy, demonstrations.draw, args.config, args.out, logger=logger, precision=precision)
         written = str(args.out / LAST)
         if (save := getattr(policy, "save_pretrained", None)) is not None:
             save(args.out / "policy")

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prophet_gym._io.processor import attend
+
 _TIME_WIDTH = 64
 _MODULATIONS = 6
 
@@ -56,7 +58,7 @@ class HeadLayer(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (each.unflatten(2, (self.heads, -1)).movedim(2, 1) for each in (query, key, value))
-        return F.scaled_dot_product_attention(query, key, value).movedim(1, 2).flatten(2)
+        return attend(query, key, value).movedim(1, 2).flatten(2)
 
 
 class ActionHead(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from prophet_gym._io.memory import reuse_memory
+from prophet_gym._io.processor import reuse_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "reuse" and not reuse_memory():
     print("impossible")

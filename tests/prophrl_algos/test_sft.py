@@ -11,6 +11,7 @@ from prophrl_algos._demonstrations import points_of
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.sft import SftConfig, sft
+from prophrl_algos.vla import SmallVLA
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=5)
 
@@ -55,6 +56,18 @@ def test_a_run_that_stops_goes_on_with_the_same_result(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     with pytest.raises(ValueError, match="use another folder"):
         sft(again, draw, SftConfig(steps=13, save_every=4, batch_size=8), tmp_path / "parts")
+
+
+def test_a_policy_is_cloned_in_bf16_as_it_is_in_float32():
+    obs = SmallVLA().prepare({"image": np.full((4, 96, 96, 3), 90, np.uint8)}, ["pick up the milk"] * 4)
+    losses = []
+    for precision in ("no", "bf16"):
+        policy = SmallVLA(width=32, layers=1)
+        config = SftConfig(steps=4, batch_size=4)
+        losses.append(sft(policy, lambda rows, _: (obs, torch.zeros(rows, 8, 7)), config, precision=precision))
+        assert all(weight.dtype == torch.float32 for weight in policy.parameters())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_bad_demonstrations_stop_it():

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import episode_path, write_episode
@@ -49,6 +50,18 @@ def test_all_stages_end_in_a_checkpoint_that_dreams(toys, folder):
     chunk = prophet.rollout(state, torch.zeros(1, 8, 7), generators=[torch.Generator().manual_seed(0)])
     assert chunk.frames.shape == (1, 8, 128, 128, 3)
     assert all(torch.isfinite(value).all() for value in chunk.state.values())
+
+
+def test_bf16_learns_what_float32_learns(toy_recording, folder, tmp_path):
+    found = {}
+    for precision in ("no", "bf16"):
+        shutil.copytree(folder / "out", tmp_path / precision / "out", ignore=shutil.ignore_patterns("states"))
+        main(recipe(toy_recording, tmp_path / precision, precision=precision, stage="decoder", decoder_steps=4))
+        path = tmp_path / precision / "out" / "autoencoder" / "diffusion_pytorch_model.safetensors"
+        found[precision] = load_file(path)
+    both = [torch.cat([w.flatten() for w in each.values()]) for each in (found["no"], found["bf16"])]
+    assert not torch.equal(*both)
+    torch.testing.assert_close(*both, atol=2e-3, rtol=0)
 
 
 def test_a_finished_stage_is_not_trained_again_and_a_longer_one_goes_on(toy_recording, folder):

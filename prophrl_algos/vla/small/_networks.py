@@ -125,8 +125,9 @@ def softened(
     kernel = (weights / weights.sum()).expand(3, 1, 1, -1)
     pixels = image.movedim(-1, 1)
     edged = F.pad(pixels, [reach] * 4, mode="replicate")
-    # A Gaussian is separable: along the rows, then along the columns.
-    blurred = F.conv2d(F.conv2d(edged, kernel, groups=3), kernel.mT, groups=3)
+    # A Gaussian is separable: along the rows, then along the columns. Pixels up to 255 are too large for bf16.
+    with torch.autocast(image.device.type, enabled=False):
+        blurred = F.conv2d(F.conv2d(edged, kernel, groups=3), kernel.mT, groups=3)
     fraction = torch.rand(len(image), generator=generator).to(image)
     return torch.lerp(pixels, blurred, fraction[:, None, None, None]).movedim(1, -1)
 
