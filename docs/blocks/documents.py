@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from docs.blocks import dream, learning, policies, ranking, results, reward_models, speed
+from docs.blocks import dream, identity, learning, policies, ranking, results, reward_models, speed
 from docs.blocks.common import ROOT
 from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import figures as reinforce
@@ -57,6 +57,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reward-speed": reward_models.speed,
     "reward-robustness": reward_models.robustness,
     "ranking": ranking.ranking,
+    "identity": identity.identity,
     "robots": dream.robots,
     "action-dimensions": dream.actions,
     "bandit": learning.bandit,
