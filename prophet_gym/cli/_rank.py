@@ -57,6 +57,7 @@ def main(args: Args) -> None:
     import numpy as np
 
     from prophet_gym._io.atomic import atomic_write
+    from prophet_gym._io.files import read_json_lines
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation import rank
     from prophet_gym.evaluation._report import machine, write_json
@@ -77,8 +78,8 @@ def main(args: Args) -> None:
         log = args.out / EPISODES
         free = ("policies", "episodes", "out", "json", "control", "device")
         begin_run(args.out, asdict(args), begun=log.is_file(), free=free)
-        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else ()
-        done = {(line["first"], line["policy"], line["world"]): line for line in map(json.loads, lines)}
+        lines = read_json_lines(log) if log.is_file() else ()
+        done = {(line["first"], line["policy"], line["world"]): line for line in lines}
         parts = {first: cells[first : first + args.num_envs] for first in range(0, len(cells), args.num_envs)}
         # All policies take turns, so that whatever a stopped run has of them can be compared.
         worlds = {first: WORLDS if first < args.control else WORLDS[:2] for first in parts}
