@@ -17,13 +17,13 @@ SHAPES = {"of_the_network": (3072, 192, 768), "squares": (1536, 1536, 1536)}
 processors better."""
 
 
-def matmul_peak(seconds: float = 1.0) -> dict[str, float]:
+def matmul_peak(seconds: float = 1.0, kind: str = "float32") -> dict[str, float]:
     """Return GFLOP/s of matrix products, the fastest of many: what a network of them could reach at most."""
     import torch
 
-    found = {}
+    found, dtype = {}, getattr(torch, kind)
     for name, (m, k, n) in SHAPES.items():
-        left, right = torch.randn(m, k), torch.randn(k, n)
+        left, right = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
         fastest, end = float("inf"), time.perf_counter() + seconds / len(SHAPES)
         while time.perf_counter() < end:
             began = time.perf_counter()

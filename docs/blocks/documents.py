@@ -45,6 +45,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-precision": speed.precision,
     "speed-looks": speed.looks,
     "speed-curves": speed.curves,
+    "speed-training": speed.training,
     "speed-full-chunk": speed.full_chunk,
     "checkpoint": dream.checkpoint,
     "instruments": dream.instruments,

@@ -185,3 +185,35 @@ def full_chunk() -> str:
         f"frames of {report['frame_size']}x{report['frame_size']}, one sub-environment, {report['threads']} thread, "
         f"beside other work: `{report['command']}` at {report['commit'][:7]}, on {where(report['machine'])}."
     )
+
+
+def training() -> str:
+    """Return samples per second of training beside an earlier commit, and what is left below the processor's peak."""
+    report = load("speed/training.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.training`."
+    peaks = [max(report[name].values()) for name in ("peak_gflops", "bf16_gflops")]
+    rows = [
+        [
+            name,
+            f"{each['before']:.0f}",
+            f"{each['now']:.0f}",
+            *(", ".join(f"{ratio:.2f}" for ratio in each[kind]) for kind in ("ratios", "cpu_ratios")),
+            " / ".join(f"{flops:.0f}" for flops in each["gflops"]),
+            f"{each['losses'][0]:.4f} / {each['losses'][1]:.4f} after {each['samples']}",
+            f"{each['load']:.1f}",
+        ]
+        for name, each in report["stages"].items()
+    ]
+    header = [
+        "stage", f"samples/s at {report['base']}", "samples/s now", "ratios by clock", "ratios by CPU time",
+        "GFLOP a CPU second", "held-out loss after so many samples", "load before",
+    ]  # fmt: skip
+    start = report["start"]
+    before, now = (f"{start[name][0]:.1f} s ({start[name][1]:.1f} s of CPU time)" for name in ("before", "now"))
+    return (
+        f"{markdown_table(header, rows)}\n\n`{report['command']}`, other stages by `--stages` into the same file, at "
+        f"{report['commit'][:7]}, {report['threads']} thread(s) on {where(report['machine'])}; matrix products reach "
+        f"{peaks[0]:.0f} GFLOP/s in float32 and {peaks[1]:.0f} in bf16. From the first import to the first step of the "
+        f"env: {now}; {before} at {report['base']}."
+    )
