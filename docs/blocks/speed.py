@@ -178,7 +178,11 @@ def full_chunk() -> str:
                 + ", ".join(f"{encode + decode + (1 + steps) * call:.0f} with {steps}" for steps in (1, 2, 5, 10, 35))
                 + " steps."
             )
-    weights = report["stages"]["write"]["weights"]
+    weights, apart = report["stages"]["write"]["weights"], report["stages"]["window"]["apart"]
+    told.append(
+        "The latents of the same past frames, encoded for one chunk and for the next, differ by "
+        f"{min(apart):.2f} to {max(apart):.2f} of their standard deviation."
+    )
     return (
         f"{markdown_table(['stage', 's', 'CPU s', 'peak GB'], rows)}\n\n{' '.join(told)} Random weights, "
         f"{weights['transformer'] / 1e9:.3f} B of the transformer and {weights['autoencoder'] / 1e6:.0f} M of the VAE; "

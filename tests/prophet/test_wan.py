@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from prophet_gym.prophet._autoencoder import WanAutoencoder
 from prophet_gym.prophet._presets import tiny_vae
 
 
@@ -42,6 +43,16 @@ def test_a_latent_frame_knows_no_later_frame(vae):
     torch.testing.assert_close(latents[:, :, :1], vae.encode(frames[:, :1]), atol=1e-5, rtol=1e-5)
     changed = vae.encode(torch.cat([frames[:, :1], video(4, seed=1)], dim=1))
     assert not torch.allclose(latents[:, :, 1], changed[:, :, 1])
+
+
+def test_every_latent_of_a_history_depends_on_its_first_frame():
+    """So the latents of a window that moves on cannot be kept for the next one."""
+    torch.manual_seed(0)
+    deep = WanAutoencoder(base_dim=4).eval()
+    frames = video(57)
+    other = torch.cat([255 - frames[:, :1], frames[:, 1:]], dim=1)
+    apart = (deep.encode(other) - deep.encode(frames)).abs().amax(dim=(0, 1, 3, 4))
+    assert (apart > 1e-3).all()
 
 
 @pytest.mark.parametrize("frames", [video(4), video(3), video(0), video(5)[:, :, :12], video(5)[:, :, :, :20]])
