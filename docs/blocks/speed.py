@@ -163,7 +163,12 @@ def full_chunk() -> str:
         _, *of = name.split(":")
         under = f", {of[0]}, `steps` = {of[1]}" if of else ""
         rows += [
-            [f"{what}{under}", f"{each['seconds']:.0f}", f"{each['cpu_seconds']:.0f}", f"{each['peak_gb']:.1f}"]
+            [
+                f"{what}{under}",
+                f"{each['seconds']:.0f}",
+                f"{each['cpu_seconds']:.0f}" if "cpu_seconds" in each else "-",
+                f"{each['peak_gb']:.1f}",
+            ]
             for what, each in found.items()
             if "seconds" in each
         ]
