@@ -3,8 +3,9 @@
     python -m benchmarks.rank --out outputs/rank --json benchmarks/results/rank.json
     python -m benchmarks.rank --which flow --out outputs/rank_flow --json benchmarks/results/rank_flow.json
 
-It is `prophet rank` with these policies: twelve scripts on all tasks, from an expert to hopeless ones, or the bundled
-flow policy at several noises beside scripts, on the two tasks that it knows. The same command continues it.
+It is `prophet rank` with these policies: twelve scripts on all tasks, from an expert to hopeless ones; the same scripts
+that never look (`blind`); or the bundled flow policy at several noises beside scripts, on the two tasks that it knows.
+The same command continues it.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ FAULTS = ("noisy", "offset", "drop", "abort", "slip", "random")
 CLONED = "prophrl_algos.acting:flow?policy=small-k4&weights=SmallVLA-LIBERO-object-sft"
 POLICIES = {
     "scripts": (*(f"script:expert?noise={noise}" for noise in NOISES), *(f"script:{fault}" for fault in FAULTS)),
+    "blind": (
+        *(f"script:expert?noise={noise}&seen=0" for noise in NOISES),
+        *(f"script:{fault}?seen=0" for fault in FAULTS),
+    ),
     "flow": (
         *(f"{CLONED}&initial_noise={noise}" for noise in (0, 1, 1.5)),
         *(f"{CLONED}&noise_level={noise}" for noise in (0.3, 0.6, 1, 1.5)),
@@ -31,9 +36,10 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class Args:
-    which: Literal["scripts", "flow"] = "scripts"
+    which: Literal["scripts", "blind", "flow"] = "scripts"
     out: Path = Path("outputs/rank")
     episodes: int = 60
+    control: int = 20
     json: Path | None = None
 
 
@@ -41,7 +47,7 @@ def main(args: Args) -> None:
     """Run what is left, and write the results."""
     tasks = (3, 5) if args.which == "flow" else ()
     policies = POLICIES[args.which]
-    asked = {"out": args.out, "episodes": args.episodes, "json": args.json, "device": "cpu"}
+    asked = {"out": args.out, "episodes": args.episodes, "control": args.control, "json": args.json, "device": "cpu"}
     rank.main(rank.Args(policies=policies, tasks=tasks, **asked))
 
 

@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from itertools import chain, repeat
 from typing import Any, cast
@@ -15,8 +16,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from prophet_gym._checks import require_number, unknown_option
 from prophet_gym.checkpoint import Checkpoint
+from prophet_gym.embodiments._libero import EMBODIMENT
 from prophet_gym.envs._episodes import sub_env_info
-from prophet_gym.sims.simulator import Simulator, simulator_of
+from prophet_gym.sims._initial_states import TRAIN_SEED
+from prophet_gym.sims.libero._believed import SEEN_WEIGHT, BelievedArm, Layout
+from prophet_gym.sims.libero._experts import MODES, script
+from prophet_gym.sims.simulator import simulator_of
 
 _MEMORY = 0.7
 """What a script's noise keeps from one action to the next: white noise hardly moves an arm."""
@@ -40,7 +45,8 @@ ActingPolicy = Callable[[Mapping[str, np.ndarray], Sequence[Played]], np.ndarray
 def make_acting_policy(name: str, env: VectorEnv, checkpoint: Checkpoint, look: str) -> ActingPolicy:
     """Make the policy that `name` describes; options follow a question mark, joined by `&`.
 
-        script:expert?noise=0.3           a script of LIBERO, under noise of this size (1 is a whole action)
+        script:expert?noise=0.3&seen=0.5  a script of LIBERO, under noise of this size (1 is a whole action); `seen` is
+                                          how much it trusts the gripper that it sees, 0 that it never looks
         my_policies:make?temperature=0.5  a function of yours, from the env and these options (texts) to the policy
 
     Args:
@@ -57,9 +63,10 @@ def make_acting_policy(name: str, env: VectorEnv, checkpoint: Checkpoint, look: 
     module, _, rest = base.partition(":")
     options = dict(parse_qsl(given, keep_blank_values=True))
     if module == "script":
-        if wrong := set(options) - {"noise"}:
-            raise unknown_option("option of a script", min(wrong), ["noise"])
-        return ScriptedPolicy(rest, require_number("noise", float(options.get("noise", 0)), least=0), checkpoint, look)
+        if wrong := set(options) - {"noise", "seen"}:
+            raise unknown_option("option of a script", min(wrong), ["noise", "seen"])
+        numbers = {key: require_number(key, float(text), least=0) for key, text in options.items()}
+        return ScriptedPolicy(rest, checkpoint, look, **numbers)
     if not all(part.isidentifier() for part in (*module.split("."), rest)):
         raise unknown_option("policy", name, ["script:MODE?noise=0.3", "MODULE:FUNCTION?option=value"])
     if "" not in sys.path:  # the current folder, as `python -m` has it; a console script does not
@@ -77,12 +84,12 @@ class ScriptedPolicy:
     In the dream and in the simulator it knows the same, so that its success in both can be compared.
     """
 
-    def __init__(self, mode: str, noise: float, checkpoint: Checkpoint, look: str) -> None:
-        from prophet_gym.sims.libero._experts import MODES
-
+    def __init__(
+        self, mode: str, checkpoint: Checkpoint, look: str, *, noise: float = 0.0, seen: float = SEEN_WEIGHT
+    ) -> None:
         if mode not in MODES:
             raise unknown_option("script", mode, MODES)
-        self.mode, self.noise, self.look = mode, noise, look
+        self.mode, self.noise, self.seen, self.look = mode, noise, seen, look
         self.reader, self.chunk = checkpoint.object_reader(), int(checkpoint.config["chunk"])
 
     def __call__(self, observation: Mapping[str, np.ndarray], episodes: Sequence[Played]) -> np.ndarray:
@@ -91,15 +98,13 @@ class ScriptedPolicy:
         return np.stack([self._next(*each) for each in seen])
 
     def _next(self, gripper: np.ndarray, image: np.ndarray, episode: Played) -> np.ndarray:
-        from prophet_gym.embodiments._libero import EMBODIMENT
-        from prophet_gym.sims.libero._believed import BelievedArm
-        from prophet_gym.sims.libero._experts import script
 
         memory, start = episode.memory, episode.start
         if memory:
             memory["arm"].see(gripper, image, self._reading(str(start["instruction"])))
         else:
-            arm = BelievedArm(_layout(*(start[key] for key in ("suite", "task", "start", "split")), self.look))
+            where = (start[key] for key in ("suite", "task", "start", "split"))
+            arm = BelievedArm(_layout(*where, self.look), self.seen)
             # Noise of its own, so that it is the same in both worlds, whatever a script draws on its way.
             drawn, random = episode.random.spawn(2)
             actions = chain(*script(arm, drawn, cast(Any, self.mode)), repeat(np.array(EMBODIMENT.rest_action)))
@@ -118,19 +123,12 @@ class ScriptedPolicy:
         return lambda image: reader.positions(torch.from_numpy(image.copy())[None], instruction)[0].numpy()
 
 
-@lru_cache(maxsize=10)
-def _simulator(suite: str, task: int, look: str) -> Simulator:
-    return simulator_of(suite)(suite, task, look=look, size=64)
-
-
 @cache
-def _layout(suite: str, task: int, start: int, split: str, look: str) -> Any:
-    from prophet_gym.sims._initial_states import TRAIN_SEED
-    from prophet_gym.sims.libero._believed import Layout
-
-    sim = _simulator(suite, task, look)
-    sim.reset(**({"official": start} if split == "official" else {"seed": TRAIN_SEED + start}))
-    return Layout.of(sim)
+def _layout(suite: str, task: int, start: int, split: str, look: str) -> Layout:
+    """Ask the simulator once; it is not kept, since each holds 0.3 GB."""
+    with closing(simulator_of(suite)(suite, task, look=look, size=64)) as sim:
+        sim.reset(**({"official": start} if split == "official" else {"seed": TRAIN_SEED + start}))
+        return Layout.of(sim)
 
 
 def play(

@@ -69,6 +69,16 @@ def test_the_gripper_that_is_seen_corrects_a_part():
     assert made.gripper_position() == pytest.approx([0.1 * SEEN_WEIGHT, 0, 0.1])
 
 
+def test_with_weight_0_it_never_looks():
+    layout = Layout("milk_1", np.array([0.0, 0.0, 0.1]), np.array([1.0, 0, 0, 0]), {"milk_1": MILK})
+    made = BelievedArm(layout, 0.0)
+    for _ in range(8):
+        made.act(CLOSE)
+    made.see(np.array([0.1, 0.0, 0.1]), IMAGE, lambda _: np.array([1.0, 1.0, 0.0]))
+    assert made.gripper_position() == pytest.approx([0, 0, 0.1])
+    assert made.object_positions()["milk_1"] == pytest.approx(MILK)
+
+
 @pytest.mark.libero
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 def test_eight_actions_lead_where_libero_goes():

@@ -21,7 +21,7 @@ from prophet_gym.embodiments._libero import (
 from prophet_gym.sims.simulator import Arm
 
 SEEN_WEIGHT = 0.5
-"""Weight of the gripper that is seen against the one that is reckoned: a dream's tracker errs by about 1 cm."""
+"""Usual weight of the gripper that is seen against the one that is reckoned: a dream's tracker errs by about 1 cm."""
 CLOSED_AFTER = 4
 """Actions in which open fingers close."""
 WITHIN = np.array([0.035, 0.035, 0.06])
@@ -49,10 +49,10 @@ class Layout:
 
 
 class BelievedArm:
-    """An `Arm` for scripts that is told of actions, and corrected by what is seen."""
+    """An `Arm` for scripts that is told of actions, and corrected by what is seen; with weight 0 it never looks."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.target_name, self._layout = layout.target, layout
+    def __init__(self, layout: Layout, seen_weight: float = SEEN_WEIGHT) -> None:
+        self.target_name, self._layout, self._seen_weight = layout.target, layout, seen_weight
         self._position, self._velocity = layout.gripper.astype(np.float64), np.zeros(3)
         self._turn = Rotation.from_quat(layout.quaternion)
         self._objects = dict(layout.objects)
@@ -74,8 +74,8 @@ class BelievedArm:
         self, gripper: Float[np.ndarray, " 3"], image: UInt8[np.ndarray, "h w 3"], read: ReadObject | None = None
     ) -> None:
         """Take in what a chunk ends with: the gripper, and whether the target is still in the hand."""
-        self._position += SEEN_WEIGHT * (gripper - self._position)
-        if read is not None and self._held == self.target_name:
+        self._position += self._seen_weight * (gripper - self._position)
+        if self._seen_weight and read is not None and self._held == self.target_name:
             found = read(image)
             if np.linalg.norm(found - self._position) > AWAY:
                 self._let_go(found)
