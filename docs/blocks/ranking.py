@@ -1,20 +1,27 @@
-"""How the dream ranks policies: a block of figures."""
+"""How the dream ranks policies: blocks of figures."""
+
+from functools import partial
 
 from docs.blocks.common import load, markdown_table, where
 from prophet_gym.cli._rank import HEADER, rows, statistics_of
 
-COMMAND = "python -m benchmarks.rank --json benchmarks/results/rank.json"
 
-
-def ranking() -> str:
+def _ranking(which: str, name: str) -> str:
     """Return success of every policy in both worlds, and what the dream's ranking is worth."""
-    found = load("rank.json")
+    found = load(name)
+    command = f"python -m benchmarks.rank{which}"
     if found is None:
-        return f"Not measured yet: `{COMMAND}`."
-    tables = [markdown_table(HEADER, rows(found[name])) for name in ("policies", "tasks")]
+        return f"Not measured yet: `{command} --json benchmarks/results/{name}`."
+    tables = [markdown_table(HEADER, rows(found[part])) for part in ("policies", "tasks")]
     told = (
         f"{len(found['policies'])} policies, {found['episodes']} episodes of each in both worlds, tasks "
         f"{', '.join(map(str, found['tasks']))} of `{found['suite']}`; success and bias in per cent [95%]. "
-        f"`{COMMAND}` on {where(found['machine'])}."
+        f"`{command} --episodes {found['episodes']} --json benchmarks/results/{name}` on {where(found['machine'])}."
     )
     return "\n\n".join([markdown_table(["", "value [95%]"], statistics_of(found)), *tables, told])
+
+
+BLOCKS = {
+    "ranking": partial(_ranking, "", "rank.json"),
+    "ranking-blind": partial(_ranking, " --which blind --control 0 --out outputs/rank_blind", "rank_blind.json"),
+}
