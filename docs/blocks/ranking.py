@@ -12,7 +12,7 @@ def _ranking(which: str, name: str) -> str:
     command = f"python -m benchmarks.rank{which}"
     if found is None:
         return f"Not measured yet: `{command} --json benchmarks/results/{name}`."
-    tables = [markdown_table(HEADER, rows(found[part])) for part in ("policies", "tasks")]
+    tables = [markdown_table(HEADER, rows(found[part])) for part in ("policies", "by_task")]
     told = (
         f"{len(found['policies'])} policies, {found['episodes']} episodes of each in both worlds, tasks "
         f"{', '.join(map(str, found['tasks']))} of `{found['suite']}`; success and bias in per cent [95%]. "

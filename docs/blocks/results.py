@@ -7,7 +7,6 @@ from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import headline
 from experiments.reinforce_in_dream.files import read_summary
 from experiments.reinforce_in_dream.protocol import DREAM, LIBERO
-from prophet_gym.cli._rank import value_of
 from prophet_gym.evaluation._report import interval
 
 _HORIZON = "64"
@@ -20,8 +19,6 @@ def results() -> str:
     rows = []
     if evaluation is not None:
         rows += _dreams(evaluation)
-    if (ranked := load("rank.json")) is not None:
-        rows.append(_ranked(ranked))
     if reached is not None and reached["scores"]["libero"] is not None:
         rows.append(_reach(reached))
     if learned is not None:
@@ -41,17 +38,6 @@ def _dreams(report: dict[str, Any]) -> list[list[str]]:
         f"{interval(gains['psnr_over_other_actions'], 2)} above a dream of other actions"
     )
     return [["Does the dream follow LIBERO?", answer, "`prophet evaluate`"]]
-
-
-def _ranked(found: dict[str, Any]) -> list[str]:
-    """Return how the dream ranks policies."""
-    rates = [each["simulator"]["mean"] for each in found["policies"]]
-    answer = (
-        f"Of {len(rates)} scripts that act in closed loop, {min(rates):.0%} to {max(rates):.0%} successful in LIBERO: "
-        f"Pearson {value_of(found['pearson'])}, Spearman {value_of(found['spearman'])}, MMRV "
-        f"{value_of(found['mmrv'])}; the dream's success is {points(found['bias'])} points off"
-    )
-    return ["Does it rank policies as LIBERO does?", answer, "`prophet rank`"]
 
 
 def _reach(report: dict[str, Any]) -> list[str]:

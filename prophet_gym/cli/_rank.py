@@ -150,7 +150,7 @@ def summary(found: Mapping[str, Any]) -> str:
     """Return the results as tables for people."""
     from prophet_gym.evaluation._report import table
 
-    tables = [table(HEADER, rows(found[name])) for name in ("policies", "tasks")]
+    tables = [table(HEADER, rows(found[name])) for name in ("policies", "by_task")]
     return "\n\n".join([*tables, "\n".join(": ".join(each) for each in statistics_of(found))])
 
 
@@ -207,7 +207,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         if None in (real["mean"], dreamt["mean"]):
             continue
         ends = [[[rate["mean"] - rate["low"]], [rate["high"] - rate["mean"]]] for rate in (real, dreamt)]
-        label = f"{number}  {each['name'].rpartition('.')[2][:60]}"
+        base, mark, options = each["name"].partition("?")
+        label = f"{number}  {base.rpartition('.')[2]}{mark}{options}"[:70]
         axes.errorbar(real["mean"], dreamt["mean"], ends[1], ends[0], fmt="o", ms=4, lw=0.8, label=label)
         axes.annotate(str(number), (real["mean"], dreamt["mean"]), xytext=(4, 4), textcoords="offset points")
     axes.set_title(f"Pearson {value_of(found['pearson'])}, MMRV {value_of(found['mmrv'])}", fontsize=9)

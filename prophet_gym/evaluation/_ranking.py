@@ -77,7 +77,7 @@ def rank(
 
     Returns:
         Plain data: `policies` (of each: success in both worlds with Wilson's interval, the paired bias, episodes in
-        which both succeed, both fail, or one alone does, and those that the reward model did not score), `tasks`
+        which both succeed, both fail, or one alone does, and those that the reward model did not score), `by_task`
         (bias and agreement), `pearson`, `spearman`, `mmrv` and `bias` with intervals over policies and episodes, which
         are resampled both. `control` correlates the shuffled policies with the simulator, and `permuted` the
         dream's outcomes dealt out among the policies at each start; both must be near 0. What is undefined is None,
@@ -93,7 +93,7 @@ def rank(
     groups = {task: np.array(tasks) == task for task in sorted(set(tasks))}
     return {
         "policies": [{"name": name, **_compared(dream[i], simulator[i])} for i, name in enumerate(names)],
-        "tasks": [
+        "by_task": [
             {"name": f"task {task}", **_compared(dream[:, of].ravel(), simulator[:, of].ravel())}
             for task, of in groups.items()
         ],

@@ -82,7 +82,7 @@ def test_agreement_is_counted_start_by_start():
     dream = np.array([[1.0, 1.0, 0.0, 0.0, NAN, NAN]])
     simulator = np.array([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]])
     report = found(dream, simulator)
-    policy, (first, second) = report["policies"][0], report["tasks"]
+    policy, (first, second) = report["policies"][0], report["by_task"]
     assert (policy["both"], policy["neither"], policy["only_dream"], policy["only_simulator"]) == (1, 1, 1, 1)
     assert policy["unscored"] == 2
     assert (policy["dream"]["mean"], policy["dream"]["episodes"]) == (0.5, 4)
