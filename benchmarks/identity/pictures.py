@@ -57,8 +57,7 @@ def draw_curves(report: Mapping[str, Any], path: Path, steps: Mapping[str, int])
                 axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set(xlabel=f"frames since the {age.split('_')[1]}", ylabel=titles[score])
         axis.set_ylim(0, 1.02 if score == "true" else None)
-    if axes[0].lines:  # an untrained dream's hand is nowhere near
-        axes[0].legend(fontsize=8)
+    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
     objects = list(report["objects"])
     for shift, condition in ((-0.25, "recorded"), (0, "autoencoder"), (0.25, "dream")):
         found = [report["objects"][name][condition]["true"] for name in objects]
@@ -80,9 +79,11 @@ def draw_worst(found: Sequence[Worst], path: Path) -> None:
         counts[each.object] += 1
         if counts[each.object] <= OF_ONE:
             chosen.append(each)
-    figure = Figure(figsize=(15, 8.6), layout="constrained")
+    figure = Figure(figsize=(13.5, 8.2), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle("Left as recorded, right as dreamt; probabilities of the classifier")
+    figure.suptitle(
+        "Left as recorded, right as dreamt; probability of the object's class in both, then of the dream's likeliest"
+    )
     for axis, each in zip(figure.subplots(4, 6).ravel(), [*chosen, *[None] * SHOWN][:SHOWN], strict=True):
         axis.axis("off")
         if each is None:
@@ -90,10 +91,10 @@ def draw_worst(found: Sequence[Worst], path: Path) -> None:
         gap = np.full((len(each.crops[0]), 1, 3), 255, np.uint8)
         axis.imshow(np.concatenate([each.crops[0], gap, each.crops[1]], axis=1), interpolation="bicubic")
         real, dreamt, best = each.chances
-        became = "" if each.seen_as == each.object else f", {plain(each.seen_as)} {best:.2f}"
+        became = "" if each.seen_as == each.object else f"\n{plain(each.seen_as)} {best:.2f}"
         axis.set_title(f"{plain(each.object)}, frame {each.age}\n{real:.2f}, dream {dreamt:.2f}{became}", fontsize=9)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=70)
+        figure.savefig(temporary, dpi=80)
 
 
 def plain(name: str) -> str:
