@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from docs.blocks import dream, identity, learning, policies, ranking, results, reward_models, speed
 from docs.blocks.common import ROOT
+from experiments.ceiling import figures as ceiling
 from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import figures as reinforce
 
@@ -27,6 +28,7 @@ DOCUMENTS = (
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "libraries.md",
     ROOT / "docs" / "rewards.md",
+    ROOT / "experiments" / "ceiling" / "README.md",
     ROOT / "experiments" / "reinforce_in_dream" / "README.md",
     ROOT / "docs" / "policies.md",
 )
@@ -65,6 +67,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
     "policy-memory": policies.memory,
+    **ceiling.BLOCKS,
     **reach.BLOCKS,
     **reinforce.BLOCKS,
     "evaluation": lambda: dream.evaluation(

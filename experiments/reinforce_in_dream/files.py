@@ -26,7 +26,7 @@ from prophrl_algos.vla._load import BUNDLED
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parent / "images"
-EVALUATIONS, TRIES, CLONING, SUMMARY = "evaluations.jsonl", "tries.jsonl", "sft.jsonl", "summary.json"
+EVALUATIONS, TRIES, SUMMARY = "evaluations.jsonl", "tries.jsonl", "summary.json"
 CHOICE, PROTOCOL, CLONED_FROM = "choice.json", "protocol.json", "cloned.json"
 
 

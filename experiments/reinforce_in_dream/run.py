@@ -29,7 +29,6 @@ from experiments.reinforce_in_dream.episodes import episodes_of, official_episod
 from experiments.reinforce_in_dream.files import (
     CHOICE,
     CLONED_FROM,
-    CLONING,
     EVALUATIONS,
     TRIES,
     JsonLines,
@@ -136,21 +135,22 @@ def clone(place: Place) -> None:
                 f"{place.logs} is of a cloned policy that is not in {path}: bring it there (for the "
                 "repository's logs README.md says how), or give other --logs"
             )
-        policy = make_policy(size.policy, spaces(), None, place.device)
-        assert isinstance(policy, nn.Module)
-        shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks, failing=size.sft_failing)
-        if isinstance(policy, SmallVLA):
-            policy.fit_actions(shown.all_actions())
-        sft(
-            policy,
-            shown.draw,
-            SftConfig(steps=size.sft_steps, batch_size=size.sft_batch_size, learning_rate=size.sft_rate),
-            place.out / SFT,
-            logger=JsonLines(place.logs / CLONING),
-        )
-        write_weights(policy, path, half=True)
+        fit(place, SFT, size.sft_steps)
     for world in (size.libero, DREAM):
         success_on_train(place, SFT, size.sft_steps, world)
+
+
+def fit(place: Place, run: str, steps: int, without: Sequence[str] = ()) -> None:
+    """Fit a new policy to the demonstrations, but for those of these names, and write its snapshot."""
+    size = place.size
+    policy = make_policy(size.policy, spaces(), None, place.device)
+    assert isinstance(policy, nn.Module)
+    shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks, failing=size.sft_failing, without=without)
+    if isinstance(policy, SmallVLA):
+        policy.fit_actions(shown.all_actions())
+    config = SftConfig(steps=steps, batch_size=size.sft_batch_size, learning_rate=size.sft_rate)
+    sft(policy, shown.draw, config, place.out / run, logger=JsonLines(place.logs / f"{run}.jsonl"))
+    write_weights(policy, place.snapshot(run, steps), half=True)
 
 
 def choose(place: Place) -> dict[str, Any]:
@@ -199,8 +199,21 @@ def tries(place: Place) -> list[tuple[str, int, str, float]]:
     ]
 
 
-def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: float, updates: int | None = None) -> None:
-    """Run reinforcement learning once; nothing is evaluated here, so no other env is stepped."""
+def learn(
+    place: Place,
+    name: str,
+    arm: Arm,
+    seed: int,
+    weights: Path,
+    rate: float,
+    updates: int | None = None,
+    *,
+    mixed: bool = False,
+) -> None:
+    """Run reinforcement learning once; nothing is evaluated here, so no other env is stepped.
+
+    With `mixed`, groups that always or hardly ever succeed are replaced.
+    """
     size, total = place.size, updates or place.size.updates
     if place.snapshot(name, total).is_file():
         return
@@ -227,6 +240,7 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         learning_rate=rate,
         discount=size.discount,
         tasks=size.tasks,
+        resample=mixed,
         device=place.device,
     )
     trainer = make_trainer(args, partial(degrade_reward, arm=arm, seed=seed))
