@@ -17,7 +17,7 @@ SIZE = Size(
     policy="small-k4",
     sft_tasks=(3, 5),
     sft_failing=(),
-    sft_steps=5000,
+    sft_steps=2000,
     updates=80,
     point_every=10,
 )

@@ -51,7 +51,7 @@ class Args:
     stage: Literal["all", "clone", "learn", "evaluate", "report"] = "all"
     arms: tuple[str, ...] = ("path",)
     """Which arms of `protocol.py` learn and are evaluated."""
-    demonstrations: int = 60
+    demonstrations: int = 100
     """The first number of demonstrations to try, one of the ladder."""
     workers: int = 0
     """Processes of the simulator in evaluation; 0 simulates in this one."""
