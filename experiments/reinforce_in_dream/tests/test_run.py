@@ -113,7 +113,7 @@ def test_cloning_is_of_the_tasks_and_scripts_it_is_asked_for_and_tried_in_both_w
         experiment.run_stages(place, "learn")
     for _ in range(2):
         experiment.run_stages(place, "sft")
-    assert asked == [((place.data,), {"tasks": (3,), "failing": ("expert",)})]
+    assert asked == [((place.data,), {"tasks": (3,), "failing": ("expert",), "without": ()})]
     assert tried == 2 * [[{"task": 3, "start": 0}, {"task": 3, "start": 1}]]
     assert [(line["run"], line["world"]) for line in lines(place.logs / files.TRIES)] == [
         ("sft", STAND_IN), ("sft", protocol.DREAM),
