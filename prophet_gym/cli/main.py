@@ -26,6 +26,12 @@ COMMANDS = {
         resumes=True,
         processes=True,
     ),
+    "distill": Command(
+        "prophet_gym.train._distill",
+        "train a Prophet of fewer sampler steps to dream as one of more",
+        resumes=True,
+        processes=True,
+    ),
     "merge": Command("prophet_gym.cli._merge", "write a checkpoint with its adapters merged in"),
     "train-reward": Command(
         "prophet_gym.train._reward", "train a reward model from recordings: a success head or VLM adapters"

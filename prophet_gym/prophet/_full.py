@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,7 +20,7 @@ from prophet_gym.prophet._action_frames import action_video, plan, start_cameras
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
 from prophet_gym.prophet._base import Prophet
 from prophet_gym.prophet._history import HistoryOrder
-from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
+from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2, sample_euler
 from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, beyond_table, predict_clean
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
@@ -34,7 +34,9 @@ class FullConfig:
     frame_size: tuple[int, int] = (256, 256)  # height and width, multiples of 16
     action_dim: int = 7
     history_frames: int = 60  # the current one excluded
-    steps: int = 35  # of the sampler; the network is called once more
+    steps: int = 35  # of the sampler
+    # Adams-Bashforth steps and a last call of the network, or the Euler steps that a distilled model takes.
+    solver: Literal["ab2", "euler"] = "ab2"
     embodiment: str = "libero"
     # Then every initial state must say where the tools are, and what camera looks on where that is not fixed. Off for
     # the released weights: how their images were drawn is not published.
@@ -49,6 +51,7 @@ class FullConfig:
             {
                 f"chunk={chunk} must be a multiple of {FRAMES_PER_LATENT}": chunk < 1 or chunk % FRAMES_PER_LATENT > 0,
                 f"steps={steps} must be at least 1 and history_frames={past} at least 0": steps < 1 or past < 0,
+                f"solver={self.solver!r} must be ab2 or euler": self.solver not in ("ab2", "euler"),
                 f"action_dim={self.action_dim} must be the {dim} dimensions of an action of {self.robot.name}": (
                     self.action_dim != dim
                 ),
@@ -141,7 +144,8 @@ class FullProphet(Prophet):
         shape = (*conditions.given.shape[1:2], self.config.chunk // FRAMES_PER_LATENT, *conditions.given.shape[3:])
         # Drawn on the CPU, one generator an element: the same noise on every device and in every batch.
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
-        latents = sample_chunk(self.transformer, conditions, noise, karras_sigmas(self.config.steps), run=self._network)
+        levels = (euler_levels if self.config.solver == "euler" else karras_sigmas)(self.config.steps)
+        latents = sample_chunk(self.transformer, conditions, noise, levels, run=self._network)
         with onloaded(self.autoencoder, device):
             frames = decode_chunk(self.autoencoder, conditions.given, latents)
         following = {name: value.clone() for name, value in state.items()}
@@ -265,14 +269,28 @@ def sample_chunk(
 ) -> Float[Tensor, "b c t h w"]:
     """Sample the latents of a chunk's generated slots: Adams-Bashforth steps, then one clean prediction.
 
+    Levels that end at 0, those of `euler_levels`, are taken in Euler steps instead, one call each.
+
     The given slot is replaced by the clean latent, labelled sigma_cond, in every call (reference.md: "One call"). The
     network runs in its own dtype, by `run` if that is given, the sampler in that of `noise`.
     """
     dtype = next(transformer.parameters()).dtype
     read = {name: getattr(conditions, name) for name in ("given", "history", "actions", "action_frames")}
     inputs = replace(conditions, **{name: value.to(dtype) for name, value in read.items() if value is not None})
-    if inputs.history is not None:
-        # The past is the same in every call of a chunk, and so are the keys and values that each block makes of it.
-        inputs = replace(inputs, history=None, memory=transformer.remember(inputs.history))
-    predict_x0 = partial(predict_clean, run or transformer, inputs)
-    return predict_x0(sample_ab2(predict_x0, float(sigmas[0]) * noise, sigmas), float(sigmas[-1]))
+    predict_x0 = partial(predict_clean, run or transformer, remembered(transformer, inputs))
+    start, last = float(sigmas[0]) * noise, float(sigmas[-1])
+    if last == 0.0:
+        return sample_euler(predict_x0, start, sigmas)
+    return predict_x0(sample_ab2(predict_x0, start, sigmas), last)
+
+
+def remembered(transformer: ProphetTransformer3DModel, inputs: Conditions) -> Conditions:
+    """Return the same with the keys and values that each block makes of the past, for several calls on one chunk."""
+    if inputs.history is None:
+        return inputs
+    return replace(inputs, history=None, memory=transformer.remember(inputs.history))
+
+
+def euler_levels(steps: int) -> Float[Tensor, " levels"]:
+    """Return Karras' noise levels with 0 in place of the last: Euler steps along them end at a clean prediction."""
+    return torch.cat([karras_sigmas(steps)[:-1], torch.zeros(1)])

@@ -247,11 +247,9 @@ class SmallProphet(Prophet):
         """Sample the chunk's per-frame latents."""
         slots = (inputs.given.shape[1], self.config.chunk // FRAMES_PER_LATENT, *inputs.given.shape[3:])
         noise = torch.stack([torch.randn(slots, generator=g) for g in generators]).to(inputs.given)
-        times = torch.linspace(1, 0, self.config.steps + 1)[1:-1]
-        sigmas = torch.cat([torch.tensor([_AT_SOURCE]), times / (1 - times), torch.zeros(1)])
-
+        sigmas = flow_levels(self.config.steps)
         # The solver takes x = x0 + sigma * noise, so the flow's source is scaled to its noise level.
-        start = _AT_SOURCE * flow_source(inputs, noise, self.config.noise_scale)
+        start = float(sigmas[0]) * flow_source(inputs, noise, self.config.noise_scale)
         latents = unstack_frames(sample_euler(partial(predict_clean, self._network, inputs), start, sigmas))
         if self.config.stillness is None:
             return latents
@@ -284,6 +282,12 @@ class SmallProphet(Prophet):
             **{f"the tracker's {name} is {tracker[name]}, not {due[name]}": tracker[name] != due[name] for name in due},
         }
         require_none(problems, CheckpointError, "prophet.json and the networks do not fit: ")
+
+
+def flow_levels(steps: int) -> Float[Tensor, " levels"]:
+    """Return the falling noise levels of a chunk: evenly spaced in flow time from the source to 0."""
+    times = torch.linspace(1, 0, steps + 1)[1:-1]
+    return torch.cat([torch.tensor([_AT_SOURCE]), times / (1 - times), torch.zeros(1)])
 
 
 def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

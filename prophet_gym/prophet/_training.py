@@ -1,6 +1,7 @@
 """The training losses, on generated slots, and the noise levels that they are taken at: pure functions."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, flow_source
+from prophet_gym.prophet._sampling import PredictClean, sample_euler
 from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, predict_velocity
 
 # Rare high noise levels of training: range and probability (reference.md: "Training objective").
@@ -23,7 +25,7 @@ def interpolate(
 
 
 def velocity_loss(
-    transformer: ProphetTransformer3DModel,
+    transformer: Callable[..., Tensor],
     conditions: Conditions,
     clean: Float[Tensor, "b c t h w"],
     source: Float[Tensor, "b c t h w"],
@@ -52,6 +54,57 @@ def flow_loss(
     """Return the small Prophet's `velocity_loss`, whose flow starts at the last given frame."""
     source = flow_source(inputs, noise, noise_scale)
     return velocity_loss(transformer, inputs, stack_frames(target), source, time)
+
+
+def distillation_losses(
+    student: Callable[..., Tensor],
+    teacher: PredictClean,
+    conditions: Conditions,
+    clean: Float[Tensor, "b c t h w"],
+    source: Float[Tensor, "b c t h w"],
+    levels: Sequence[Float[Tensor, " levels"]],
+) -> Float[Tensor, " n"]:
+    """Return the loss of each sampler step of a student, which must end where several steps of its teacher end.
+
+    That is progressive distillation (Salimans & Ho, arXiv 2202.00512, algorithm 2). `levels` are those of
+    `nested_levels`: the noise levels that the teacher passes in each step of the student.
+
+    Differences from the paper: steps are Euler steps of the rectified flow, which DDIM's are in EDM form. A step of the
+    student replaces two or more of the teacher's, so 5 steps can become 2. Errors are of the velocity, without the
+    truncated weights. All steps of the student are trained on every batch, instead of one drawn for each element.
+    """
+    losses = []
+    for sigmas in levels:
+        first, kept = float(sigmas[0]), float(sigmas[-1] / sigmas[0])
+        time = flow_times(sigmas[:1]).to(clean).expand(len(clean))
+        noisy = interpolate(clean, source, time)
+        with torch.no_grad():
+            x = (1 + first) * noisy
+            # The clean prediction from which one step leads from x to the teacher's end.
+            target = (sample_euler(teacher, x, sigmas) - kept * x) / (1 - kept)
+            velocity = (noisy - target) / float(time[0])
+        losses.append(velocity_loss(student, conditions, target, target + velocity, time)[0])
+    return torch.stack(losses)
+
+
+def nested_levels(
+    levels: Callable[[int], Float[Tensor, " levels"]], student: int, teacher: int
+) -> list[Float[Tensor, " levels"]]:
+    """Return the noise levels that a teacher passes in each step of a student: in each as many steps as are needed.
+
+    `levels` returns a sampler's noise levels for a number of steps; those of the student are the ends.
+
+    Raises:
+        ValueError: The student has as many steps as its teacher, or more.
+    """
+    if not 1 <= student < teacher:
+        raise ValueError(
+            f"a student must take fewer sampler steps than its teacher's {teacher}, got {student}; give fewer, or a "
+            "teacher that takes more"
+        )
+    each = math.ceil(teacher / student)
+    passed = levels(each * student)
+    return [passed[step * each : (step + 1) * each + 1] for step in range(student)]
 
 
 def sample_sigmas(rows: int, latent_frames: int, *, generator: torch.Generator) -> Float[Tensor, " b"]:

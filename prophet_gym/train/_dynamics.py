@@ -1,7 +1,8 @@
 """Train the gripper tracker and the transformer on latents: on dreams that continue from step to step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, tracker_loss
 from prophet_gym.prophet._training import flow_loss
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.train._fit import FitConfig, fit
+from prophet_gym.train._fit import FitConfig, Loss, fit
 
 _WINDOW = 7  # samples across and down that a new tracker sees around the gripper
 _SHAKE = (0.005, 0.005, 0.005, 0.02)
@@ -101,6 +102,10 @@ class Dreams:
             for name, part in vars(self).items()
         }
         return Dreams(**mixed)
+
+
+ChunkLoss = Callable[..., tuple[Tensor, dict[str, float], Dreams]]
+"""A loss as `dream_loss`."""
 
 
 @dataclass
@@ -224,16 +229,31 @@ def train_transformer(
     precision: Precision = "no",
 ) -> ProphetTransformer3DModel:
     """Train on single chunks first, then on dreams that continue from step to step; return the averaged model."""
-    tracker.to(transformer.device).eval().requires_grad_(requires_grad=False)
+    tracker.to(transformer.device)
+    chunk_loss = partial(dream_loss, precision=precision)
+    loss, carried = rehearsed(chunk_loss, tracker, data, config, rehearsal, schedule.steps)
+    return fit(transformer, loss, schedule, folder, name="transformer", state=(carried,))
+
+
+def rehearsed(
+    chunk_loss: ChunkLoss,
+    tracker: GripperTracker,
+    data: LatentEpisodes,
+    config: SmallConfig,
+    rehearsal: Rehearsal,
+    steps: int,
+) -> tuple[Loss, Any]:
+    """Return the loss of training on dreams for `steps` steps, and what it carries from one to the next."""
+    tracker.eval().requires_grad_(requires_grad=False)
     carried = _Carried(tracker.device)
 
     def loss(transformer: Any, index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        length = 1 if index < rehearsal.single_until * schedule.steps else rehearsal.chunks
+        length = 1 if index < rehearsal.single_until * steps else rehearsal.chunks
         if carried.dreams is None:
             dreams = Dreams.begin(data, tracker, rehearsal.rows, config.past_frames, generator)
         else:
             dreams = carried.dreams.renewed(data, tracker, length, generator)
-        found, figures, carried.dreams = dream_loss(transformer, tracker, data, config, dreams, generator, precision)
+        found, figures, carried.dreams = chunk_loss(transformer, tracker, data, config, dreams, generator)
         return found, figures
 
-    return fit(transformer, loss, schedule, folder, name="transformer", state=(carried,))
+    return loss, carried

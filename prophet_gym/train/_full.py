@@ -20,7 +20,7 @@ from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet._action_frames import action_video
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
 from prophet_gym.prophet._full import FullConfig, appended, decode_chunk, encode_history, sample_chunk
-from prophet_gym.prophet._history import history_levels
+from prophet_gym.prophet._history import HistoryOrder, history_levels
 from prophet_gym.prophet._sampling import karras_sigmas
 from prophet_gym.prophet._training import flow_times, sample_sigmas, velocity_loss
 from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel
@@ -89,27 +89,36 @@ def clip_losses(
     losses = []
     for n in range(count):
         window = slice(n * chunk, (n + 1) * chunk)
-        latents = autoencoder.encode(torch.cat([past[:, -1:], frames[:, 1:][:, window]], dim=1))
-        conditions = Conditions(
-            given=latents[:, :, :1],
-            history=encode_history(autoencoder, past[:, :-1], transformer.config["history_order"]),
-            actions=actions[:, window],
-            action_frames=None,
-        )
-        if images is not None:
-            shown = images.video[:, n * chunk : (n + 1) * chunk + 1]
-            action_frames = torch.zeros_like(latents)
-            if images.drawn.any():
-                action_frames[images.drawn] = autoencoder.encode(shown[images.drawn])
-            conditions = replace(conditions, action_frames=action_frames, drawn=images.drawn)
-        target, time = latents[:, :, 1:], flow_times(draws.sigmas[:, n])
-        loss, _ = velocity_loss(transformer, conditions, target, draws.noise[:, n], time)
+        shown = None if images is None else ToolVideos(images.video[:, n * chunk : (n + 1) * chunk + 1], images.drawn)
+        order = transformer.config["history_order"]
+        conditions, target = encode_chunk(autoencoder, past, frames[:, 1:][:, window], actions[:, window], order, shown)
+        loss, _ = velocity_loss(transformer, conditions, target, draws.noise[:, n], flow_times(draws.sigmas[:, n]))
         losses.append(loss)
         if n + 1 < count:
             with torch.no_grad():
                 dreamt = sample_chunk(transformer, conditions, draws.dream_noise[:, n], levels)
                 past = appended(past, decode_chunk(autoencoder, conditions.given, dreamt))
     return torch.stack(losses)
+
+
+def encode_chunk(
+    autoencoder: WanAutoencoder,
+    past: UInt8[Tensor, "b n h w 3"],
+    following: UInt8[Tensor, "b k h w 3"],
+    actions: Float[Tensor, "b k a"],
+    order: HistoryOrder | None,
+    images: ToolVideos | None = None,
+) -> tuple[Conditions, Float[Tensor, "b c t y x"]]:
+    """Return what a chunk is conditioned on, and the latents of the frames that follow the past."""
+    latents = autoencoder.encode(torch.cat([past[:, -1:], following], dim=1))
+    history = encode_history(autoencoder, past[:, :-1], order)
+    conditions = Conditions(given=latents[:, :, :1], history=history, actions=actions, action_frames=None)
+    if images is not None:
+        action_frames = torch.zeros_like(latents)
+        if images.drawn.any():
+            action_frames[images.drawn] = autoencoder.encode(images.video[images.drawn])
+        conditions = replace(conditions, action_frames=action_frames, drawn=images.drawn)
+    return conditions, latents[:, :, 1:]
 
 
 class ClipObjective(nn.Module):
@@ -223,15 +232,24 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
 
 
 def train_full(
-    prophet: Prophet, clips: WindowDataset, folder: Path, config: FitConfig, batching: Batching, *, accelerator: Any
+    prophet: Prophet,
+    clips: WindowDataset,
+    folder: Path,
+    config: FitConfig,
+    batching: Batching,
+    *,
+    accelerator: Any,
+    objective: nn.Module | None = None,
+    name: str = "full",
 ) -> None:
     """Take the steps that are left; at the end the weights that require gradients hold their moving average.
 
     A run that was killed resumes from its newest state, also with another number of processes, rows or workers.
+    `objective` takes the inputs of a `ClipObjective`, which it is by default.
     """
     require_fit(prophet, clips, batching, accelerator)
     autoencoder: Any = prophet.autoencoder
-    objective = ClipObjective(prophet.transformer, autoencoder, batching.sampler_steps)
+    objective = objective or ClipObjective(prophet.transformer, autoencoder, batching.sampler_steps)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     loader = WindowLoader(clips, batching.rows, seed=config.seed, rank=rank, ranks=ranks, workers=batching.workers)
     batches, device = placed(loader), accelerator.device
@@ -248,7 +266,7 @@ def train_full(
         images = draw_batch(batch, device) if draw_tools else None
         return model(batch.to(device), draws, images), {}
 
-    fit(objective, loss, config, folder, name="full", state=(loader,), accelerator=accelerator)
+    fit(objective, loss, config, folder, name=name, state=(loader,), accelerator=accelerator)
 
 
 def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, accelerator: Any) -> None:

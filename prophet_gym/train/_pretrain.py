@@ -5,7 +5,7 @@ The result is `OUT/checkpoint`, or the adapters alone in `OUT/lora`.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,21 +39,11 @@ Actions = Float32[np.ndarray, "k a"]
 ModelActions = Float32[np.ndarray, "k m"]
 
 
-@dataclass(frozen=True)
-class Args(Arguments):
-    """Train the full Prophet, all weights or adapters; optimiser defaults are A2World's (reference.md section 1)."""
+@dataclass(frozen=True, kw_only=True)
+class FullOptions(Arguments):
+    """How a full Prophet is trained; optimiser defaults are A2World's (reference.md section 1)."""
 
-    base: str  # Folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
-    data: tuple[str, ...]
-    """Data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
-    HDF5), camera (LeRobot), actions (`checkpoint`: actions as the base takes them; a robot's name: as that one
-    does; `poses`: the motion between the tools' poses; `given`: the model's own), state, numbers, open, closed and
-    calibration (where the tools are and what camera looks on), and the options of its reader."""
-    out: OutFolder  # Folder for training states, logs and the result.
     lora_rank: CountOrNone = 0  # Rank of the adapters, 16 in the paper; 0 trains all weights.
-    draw_tools: bool = False
-    """Train the action-frame conditioner too, on images of the tools in the windows that say where they are and
-    what camera looks on; the result draws them in its dreams, as does a base that draws them."""
     steps: Count = 30_000  # Optimiser steps.
     batch_size: Items = 1  # Windows that a process holds at once.
     accumulate: Count = 1  # Such batches per optimiser step.
@@ -61,8 +51,6 @@ class Args(Arguments):
     warmup: CountOrNone = 1000  # Steps of warm-up.
     weight_decay: NotNegative = 0.1  # Of AdamW, on matrices.
     ema: Fraction = 0.999  # Decay of the averaged weights, which are the result.
-    self_forcing: Count = 1  # Chunks per window; from the second on it continues on the model's own frames. 1 is off.
-    sampler_steps: Count = 5  # Steps that sample those frames.
     precision: Literal["auto", "bf16", "no"] = "auto"  # `bf16`, `no` (float32), or `auto`: bf16 on a GPU.
     gradient_checkpointing: bool = True
     """Compute each block again in the backward pass instead of keeping what is inside it."""
@@ -72,8 +60,41 @@ class Args(Arguments):
     seed: Seed = 0  # Of data order, noise and adapters.
     cpu: bool = False  # Train on the CPU even where there is a GPU.
 
+    def schedule(self) -> FitConfig:
+        """Return what `fit` reads of them."""
+        return FitConfig(
+            steps=self.steps, learning_rate=self.learning_rate, warmup=self.warmup, weight_decay=self.weight_decay,
+            ema=self.ema, accumulate=self.accumulate, save_every=self.save_every, keep=self.keep, seed=self.seed,
+        )  # fmt: skip
 
-_MAY_CHANGE = (
+    def accelerator(self) -> Any:
+        """Return the accelerator that they ask for."""
+        from accelerate import Accelerator
+
+        on_gpu = torch.cuda.is_available() and not self.cpu
+        precision = ("bf16" if on_gpu else "no") if self.precision == "auto" else self.precision
+        return Accelerator(cpu=self.cpu, mixed_precision=precision)
+
+
+@dataclass(frozen=True)
+class Args(FullOptions):
+    """Train the full Prophet, all weights or adapters."""
+
+    base: str  # Folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
+    data: tuple[str, ...]
+    """Data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
+    HDF5), camera (LeRobot), actions (`checkpoint`: actions as the base takes them; a robot's name: as that one
+    does; `poses`: the motion between the tools' poses; `given`: the model's own), state, numbers, open, closed and
+    calibration (where the tools are and what camera looks on), and the options of its reader."""
+    out: OutFolder  # Folder for training states, logs and the result.
+    draw_tools: bool = False
+    """Train the action-frame conditioner too, on images of the tools in the windows that say where they are and
+    what camera looks on; the result draws them in its dreams, as does a base that draws them."""
+    self_forcing: Count = 1  # Chunks per window; from the second on it continues on the model's own frames. 1 is off.
+    sampler_steps: Count = 5  # Steps that sample those frames.
+
+
+MAY_CHANGE = (
     "out", "steps", "batch_size", "accumulate", "precision", "gradient_checkpointing", "workers", "save_every",
     "keep", "cpu",
 )  # fmt: skip
@@ -82,16 +103,8 @@ _MAY_CHANGE = (
 
 def main(args: Args) -> None:
     """Run the steps that are left and write the result."""
-    from accelerate import Accelerator
-
     batching = Batching(args.batch_size, args.self_forcing, args.sampler_steps, args.workers)
-    schedule = FitConfig(
-        steps=args.steps, learning_rate=args.learning_rate, warmup=args.warmup, weight_decay=args.weight_decay,
-        ema=args.ema, accumulate=args.accumulate, save_every=args.save_every, keep=args.keep, seed=args.seed,
-    )  # fmt: skip
-    on_gpu = torch.cuda.is_available() and not args.cpu
-    precision = ("bf16" if on_gpu else "no") if args.precision == "auto" else args.precision
-    accelerator = Accelerator(cpu=args.cpu, mixed_precision=precision)
+    accelerator = args.accelerator()
     prophet = Prophet.from_pretrained(args.base, device=accelerator.device)
     if args.draw_tools and not config_of(prophet).draw_tools:
         if args.lora_rank:
@@ -105,8 +118,8 @@ def main(args: Args) -> None:
     if args.gradient_checkpointing:
         prophet.transformer.enable_gradient_checkpointing()
     with run_lock(args.out, main=accelerator.is_main_process):
-        begin_run(args.out, args, begun=steps_done(args.out, "full") > 0, free=_MAY_CHANGE)
-        train_full(prophet, clips, args.out, schedule, batching, accelerator=accelerator)
+        begin_run(args.out, args, begun=steps_done(args.out, "full") > 0, free=MAY_CHANGE)
+        train_full(prophet, clips, args.out, args.schedule(), batching, accelerator=accelerator)
         if accelerator.is_main_process:
             write_result(prophet, args)
     accelerator.end_training()
