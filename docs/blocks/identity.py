@@ -16,6 +16,8 @@ CONDITIONS = {
     "background": "recorded background",
 }
 SCORES = {"true": "probability of its class", "right": "named right", "nothing": "named nothing", "colour": "CIE Lab"}
+FEWEST = 5
+"""Episodes that a line of ages needs."""
 
 
 def identity() -> str:
@@ -49,12 +51,13 @@ def identity() -> str:
     ]
     ages = [
         [
-            f"{name.split('_')[1]}, {int(age)} frames and more",
+            f"{name.split('_')[1]}, from frame {age}",
             *_cells(each["dream"]),
             str(each["dream"]["true"]["episodes"]),
         ]
         for name in ("since_grasp", "since_start")
         for age, each in found[name].items()
+        if each["dream"]["true"]["episodes"] >= FEWEST
     ]
     header = ["recorded", "autoencoder", "dream", "dream, CIE Lab", "the dream's moments are named"]
     images = [
