@@ -53,6 +53,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "instruments": dream.instruments,
     "dual-conditioning": dream.dual_conditioning,
     "few-shot": dream.few_shot,
+    "distilled": dream.distilled,
     "uncertainty": dream.uncertainty,
     "env-costs": dream.env_costs,
     "calibration": reward_models.calibration,

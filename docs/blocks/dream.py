@@ -218,6 +218,26 @@ def few_shot() -> str:
     return f"{head}\n\n{said}\n\n{compared({label: report['horizons'] for label, report in found.items()})}"
 
 
+def distilled() -> str:
+    """Compare one step of the bundled weights, four of them, and one of the student that learnt from the four."""
+    files = {
+        "bundled, 1 step": "dream/distilled_one.json",
+        "the same, 4 steps: the teacher": "dream/distilled_teacher.json",
+        "student, 1 step": "dream/distilled_student.json",
+    }
+    reports = {label: report for label, name in files.items() if (report := load(name)) is not None}
+    if len(reports) < 2:
+        return "Not measured yet: the commands above."
+    one = reports.get("bundled, 1 step") or next(iter(reports.values()))
+    head = (
+        f"{one['episodes']} episodes of `{one['suite']}` from {one['starts']} initial states, open loop; mean over "
+        f"episodes [95% bootstrap interval], on {where(one['machine'])}."
+    )
+    missing = ", ".join(label for label in files if label not in reports)
+    head += f" Not measured yet: {missing}." if missing else ""
+    return f"{head}\n\n{compared({label: report['horizons'] for label, report in reports.items()})}"
+
+
 def adapters_against(adapted: dict[str, Any], scratch: dict[str, Any]) -> str:
     """Return in a sentence what adapters gain over training from scratch, and over copying at the longest horizon."""
     lora, new = (
