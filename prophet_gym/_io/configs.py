@@ -43,6 +43,7 @@ def require_kinds(network: type, config: Mapping[str, Any]) -> None:
 def _of_other_kinds(hints: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     return [
         f"{shown(name)}={shown(repr(value))} must be {formatannotation(hints[name])}"
+        + (", and finite" if isinstance(value, float) and not math.isfinite(value) else "")
         for name, value in config.items()
         if name in hints and not _is_of(_frozen(value), hints[name])
     ]

@@ -1,5 +1,6 @@
 """Turn a function of a video into a reward model."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -64,5 +65,6 @@ class FunctionReward:
         except (TypeError, ValueError) as error:
             raise ValueError(f"the function of a reward must return a number or None, got {result!r}") from error
         if not abs(number) <= LARGEST_REWARD:  # nor NaN
-            raise ValueError(f"the function of a reward must return a finite number or None, got {number} in float32")
+            wanted = "number that float32 can hold," if math.isfinite(number) else "finite number"
+            raise ValueError(f"the function of a reward must return a {wanted} or None, got {number}")
         return number

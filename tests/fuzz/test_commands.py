@@ -23,6 +23,8 @@ DOOMED = {
     "prophet convert": ["nowhere.pt", "new", "--vae", "none"],
     "prophet train": ["--data", "nowhere", "--out", "new"],
     "prophet pretrain": ["--base", "nowhere", "--data", "nowhere", "--out", "new"],
+    "prophet rank": ["--suite", "nowhere", "--policies", "script:expert", "--out", "new"],
+    "prophet distill": ["--teacher", "nowhere", "--data", "nowhere", "--sampler-steps", "1", "--out", "new"],
     "prophet merge": ["--base", "nowhere", "--lora", "nowhere", "--out", "new"],
     "prophet train-reward": ["--data", "nowhere", "--out", "new"],
     "prophet redream": ["--data", "nowhere", "--out", "new"],
