@@ -44,11 +44,11 @@ class Args:
     device: str = "cpu"
     dtype: str = "bfloat16"
     engine: Literal["eager", "compiled", "graphs"] = "eager"
-    """What runs the transformer: PyTorch, compiled by it, or compiled to CUDA graphs, which no env offers yet."""
+    """Run the transformer by PyTorch, compiled by it, or compiled to CUDA graphs, which no env offers yet."""
     render: str = "step"
-    """Of the env: `chunk` shows fewer frames, but the next chunk reads all of them, so none is left undecoded."""
+    """Decode frames as the env does: `chunk` shows fewer frames, but the next chunk reads all of them, so none is left undecoded."""
     channels_last: bool = False
-    """Whether the VAE's convolutions keep channels last in memory, which tensor cores may like better."""
+    """Keep channels last in the VAE's convolutions in memory, which tensor cores may like better."""
     tiny: bool = False
     """The tiny preset, to try this script."""
     json: Path | None = None

@@ -1,1 +1,1 @@
-"""Whether an object that was grasped stays that object in the dream: `python -m benchmarks.identity`."""
+"""Measure whether a grasped object stays that object in the dream: `python -m benchmarks.identity`."""

@@ -1,1 +1,1 @@
-"""How the dream ranks scripts by their success in LIBERO: `python -m benchmarks.rank`."""
+"""Measure how the dream ranks scripts by their success in LIBERO: `python -m benchmarks.rank`."""

@@ -40,7 +40,7 @@ class Args:
     """Options of the benchmark."""
 
     stages: tuple[str, ...] = ("write", "convert", "window", "env:float32:1", "env:bfloat16:2")
-    """What is measured, in this order."""
+    """Measure these, in this order."""
     folder: Path = Path("outputs/full_chunk")
     """Files and results of the stages; a stage that has a result there is not run again."""
     clean: bool = False

@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    """A server; a client that leaves a socket open to it fails its own test, not one that runs at the next collection."""
+    """Serve; a client that leaves a socket open fails its own test, not one that runs at the next collection."""
     gc.collect()
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
