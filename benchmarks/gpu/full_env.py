@@ -46,9 +46,9 @@ class Args:
     engine: Literal["eager", "compiled", "graphs"] = "eager"
     """Run the transformer by PyTorch, compiled by it, or compiled to CUDA graphs, which no env offers yet."""
     render: str = "step"
-    """Decode frames as the env does: `chunk` shows fewer frames, but the next chunk reads all of them, so none is left undecoded."""
+    """Decode frames as the env does; `chunk` shows fewer, but the next chunk reads all, so none is left undecoded."""
     channels_last: bool = False
-    """Keep channels last in the VAE's convolutions in memory, which tensor cores may like better."""
+    """Keep channels last in the VAE's convolutions, which tensor cores may like better."""
     tiny: bool = False
     """The tiny preset, to try this script."""
     json: Path | None = None
