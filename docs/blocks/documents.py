@@ -45,6 +45,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-engines": speed.engines,
     "speed-account": speed.account,
     "speed-precision": speed.precision,
+    "speed-still": speed.still,
     "speed-looks": speed.looks,
     "speed-curves": speed.curves,
     "speed-training": speed.training,

@@ -121,6 +121,22 @@ def precision() -> str:
     )
 
 
+def still() -> str:
+    """Return what dreams become without the tokens of cells that stand still."""
+    report = load("speed/still.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.still`."
+    whole, part = report["limits"][:2]
+    middle = part["median_largest_difference"]
+    return (
+        f"{part['left_out']:.0%} of the tokens stand still, known from the whole computation. Without them, images "
+        f"of a chunk differ by up to {part['largest_difference']} grey levels, by {middle:.0f} "
+        f"in the median of {report['chunks']} chunks, and in {part['chunks_within_2']:.0%} of the chunks by 2 at most; "
+        f"with all of them, the same code differs by {whole['largest_difference']}: `{report['command']}` on "
+        f"{where(report['machine'])}."
+    )
+
+
 def looks() -> str:
     """Return how often the success head on demand differs from the one that sees every frame."""
     report = load("speed/looks.json")
