@@ -1,11 +1,16 @@
 """Rank policies of LIBERO in the bundled model's dream and in the simulator.
 
     python -m benchmarks.rank --out outputs/rank --json benchmarks/results/rank.json
-    python -m benchmarks.rank --which flow --out outputs/rank_flow --json benchmarks/results/rank_flow.json
+    python -m benchmarks.rank --which learned --control 60 --out outputs/rank_learned \
+        --json benchmarks/results/rank_learned.json
 
 It is `prophet rank` with these policies: twelve scripts on all tasks, from an expert to hopeless ones; the same scripts
-that never look (`blind`); or the bundled flow policy at several noises beside scripts, on the two tasks that it knows.
-The same command continues it.
+that never look (`blind`); or, on tasks 3 and 5, policies that learned: from `experiments/ceiling`, which comes first,
+the clone and snapshots of learning in the simulator, two that were cloned for fewer steps, the bundled policy at
+several noises, and scripts beside them. The same command continues it. Fewer steps (150 and 400) of cloning are
+
+    prophrl sft --policy small-k4 --data outputs/ceiling/experts --tasks 3 5 --config.batch-size 32 \
+        --config.learning-rate 1e-3 --config.steps 150 --out outputs/ceiling/early-150
 """
 
 from dataclasses import dataclass
@@ -18,25 +23,31 @@ from prophet_gym.cli import _rank as rank
 
 NOISES = (0, 0.1, 0.15, 0.2, 0.3, 0.4)
 FAULTS = ("noisy", "offset", "drop", "abort", "slip", "random")
-CLONED = "prophrl_algos.acting:flow?policy=small-k4&weights=SmallVLA-LIBERO-object-sft"
+FLOW = "prophrl_algos.acting:flow?policy=small-k4&weights="
+CEILING = "outputs/ceiling"
 POLICIES = {
     "scripts": (*(f"script:expert?noise={noise}" for noise in NOISES), *(f"script:{fault}" for fault in FAULTS)),
     "blind": (
         *(f"script:expert?noise={noise}&seen=0" for noise in NOISES),
         *(f"script:{fault}?seen=0" for fault in FAULTS),
     ),
-    "flow": (
-        *(f"{CLONED}&initial_noise={noise}" for noise in (0, 1, 1.5)),
-        *(f"{CLONED}&noise_level={noise}" for noise in (0.3, 0.6, 1, 1.5)),
+    "learned": (
         *(f"script:expert?noise={noise}" for noise in (0, 0.2, 0.3)),
-        *("script:offset", "script:slip"),
+        *(f"script:{fault}" for fault in ("offset", "drop", "slip")),
+        *(
+            f"{FLOW}SmallVLA-LIBERO-object-sft&{noise}"
+            for noise in ("initial_noise=0", "noise_level=0", "noise_level=1")
+        ),
+        *(f"{FLOW}{CEILING}/early-{steps}" for steps in (150, 400)),
+        f"{FLOW}{CEILING}/clone-100/snapshots/02000.safetensors",
+        *(f"{FLOW}{CEILING}/path-s0/snapshots/{update:05d}.safetensors" for update in (10, 20, 30)),
     ),
 }
 
 
 @dataclass(frozen=True)
 class Args:
-    which: Literal["scripts", "blind", "flow"] = "scripts"
+    which: Literal["scripts", "blind", "learned"] = "scripts"
     out: Path = Path("outputs/rank")
     episodes: int = 60
     control: int = 20
@@ -45,7 +56,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Run what is left, and write the results."""
-    tasks = (3, 5) if args.which == "flow" else ()
+    tasks = (3, 5) if args.which == "learned" else ()
     policies = POLICIES[args.which]
     asked = {"out": args.out, "episodes": args.episodes, "control": args.control, "json": args.json, "device": "cpu"}
     rank.main(rank.Args(policies=policies, tasks=tasks, **asked))
