@@ -25,15 +25,15 @@ DrawBatch = Callable[[int, torch.Generator], tuple[Obs, Float[Tensor, "b h a"]]]
 
 @dataclass(frozen=True)
 class SftConfig:
-    """How long and how fast a policy is cloned.
+    """Configure behaviour cloning.
 
     Attributes:
-        steps: Optimizer steps.
-        batch_size: Demonstrations in a step.
-        learning_rate: Learning rate of AdamW; warmed up over 5% of the steps, then a cosine to a tenth.
+        steps: Number of optimizer steps.
+        batch_size: Number of demonstrations per step.
+        learning_rate: Peak learning rate of AdamW: warmed up over 5% of the steps, then a cosine to a tenth.
         weight_decay: Weight decay of AdamW.
-        max_grad_norm: Gradients are scaled down to this norm.
-        save_every: Steps between checkpoints.
+        max_grad_norm: Norm that gradients are clipped to.
+        save_every: Number of steps between checkpoints.
         seed: Seed of all randomness.
 
     Raises:

@@ -12,9 +12,9 @@ from prophet_gym.cli._options import BatchOptions, HeldOutOptions
 class Args(BatchOptions, HeldOutOptions):
     """Compare a reward model with the simulator's truth.
 
-    Each recorded episode is scored twice: its own frames, and a dream from its first frame under the recorded actions,
-    whose truth is that of the recording. Gives precision, recall and false-positive rate with 95% intervals by episode,
-    by task, by who acted and by the dream's age, and how often a stated probability is right.
+    Scores each recorded episode twice: its own frames, and a dream from its first frame under the recorded actions,
+    whose true outcome is taken to be the recording's. Reports precision, recall and false-positive rate with 95%
+    intervals, by episode, task, policy and time since the initial state, and the calibration of the probabilities.
     """
 
     reward: str = "classifier"
@@ -22,7 +22,7 @@ class Args(BatchOptions, HeldOutOptions):
     dream: bool = True
     """Also score dreams; `--no-dream` scores recorded episodes alone."""
     out: OutFile = Path("calibration.json")
-    """File for the numbers."""
+    """File for the results."""
 
 
 def main(args: Args) -> None:

@@ -19,13 +19,13 @@ class Args(Arguments):
     episodes: Items = 500
     """Number of episodes, spread evenly over the tasks."""
     look: str | None = None
-    """Look of the simulator, its first by default; of LIBERO `light` draws fast, `official` as published."""
+    """Look of the simulator; its first by default. LIBERO has `light`, which draws faster, and `official`."""
     seed: Seed = 0
     """Seed of the initial states and scripts."""
     starts: Literal["random", "official"] = "random"
-    """Where episodes begin; `official` states are for evaluation alone, never train on them."""
+    """Initial states to begin from; `official` ones are for evaluation alone, never for training."""
     mode: str | None = None
-    """The only script to run, for example `expert`; by default a mixture that succeeds and fails."""
+    """Only script to run, for example `expert`; by default a mixture of scripts that succeed and scripts that fail."""
     workers: Workers = 2
     """Number of processes, each on one thread."""
 

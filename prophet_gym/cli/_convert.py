@@ -13,27 +13,27 @@ from prophet_gym.errors import MissingWeightsError
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Turn released weights, e.g. Fleurrr/Prophet-World-Model:prophet-libero.pt, into a checkpoint folder.
+    """Turn released weights, such as Fleurrr/Prophet-World-Model:prophet-libero.pt, into a checkpoint folder.
 
-    Nothing of the file is executed, the weights keep their dtype, and after an error there is no folder.
+    No code of the file is executed, the weights keep their dtype, and after an error no folder is left.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """File of weights (`.pt`, `.safetensors`), or of the Hub: `owner/repo:file.pt` or `owner/repo:file.pt@revision`."""
+    """File of weights (`.pt`, `.safetensors`), on the Hub as `owner/repo:file.pt` or `owner/repo:file.pt@revision`."""
     target: Annotated[OutFolder, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
-    """New folder, which `weights=` and `--world-model` read."""
+    """New folder for the checkpoint, which `weights=` and `--world-model` read."""
     vae: str = WAN_VAE
     """Wan VAE: a folder, a Hub repository with a subfolder `vae`, or `none` to put it into TARGET/autoencoder later."""
     embodiment: str | None = None
     """Robot whose actions the model takes; by default `bridge` for prophet-bridge.pt and `libero` otherwise."""
     frame_size: tuple[Items, Items] | None = None
-    """Height and width of the frames that it dreams; the robot's own by default."""
+    """Height and width of the frames that the model generates; the robot's own by default."""
     draw_tools: bool = False
-    """Draw the tools for the action-frame conditioner; every initial state must then say where they are."""
+    """Draw action frames for the model; every initial state must then have the poses of the tools."""
     action_dim: Items | None = None
-    """Dimension of the model's actions; by default the layout's, 14 for Prophet."""
+    """Number of dimensions of a model action; by default that of the file's layout, 14 for Prophet."""
     drop_text: bool = False
-    """Leave out the cross-attentions, a fifth of the weights, whose output is zero while text is off."""
+    """Leave out the cross-attention to text, a fifth of the weights; its output is zero while text is off."""
 
 
 def main(args: Args) -> None:

@@ -20,13 +20,13 @@ CLOSEST_FIRST = (3, 5, 0, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class Args(DreamOptions):
-    """Dream a recorded episode, and the same start under another episode's actions, beside the recording.
+    """Dream a recorded episode, and the same initial state under another episode's actions, beside the recording.
 
     Writes demo.mp4 and demo.png (a contact sheet) and prints how close the dreams come and how fast they were.
     """
 
     data: Path | None = None
-    """Folder of recorded episodes; the checkpoint's own by default."""
+    """Recording of `prophet collect`; the checkpoint's own episodes by default."""
     tasks: Tasks = ()
     """Numbers of the tasks to show, in this order; all by default."""
     episodes: Items = 3
@@ -36,11 +36,11 @@ class Args(DreamOptions):
     out: OutFolder = Path("outputs")
     """Folder for the video and the contact sheet."""
     scale: Annotated[int, Whole(1, 32)] = 3
-    """Enlargement of the video's frames."""
+    """Factor by which the video's frames are enlarged."""
     animation: Annotated[Path, Writable(endings=(".gif", ".webp"))] | None = None
     """Also write a small endless animation of the first episode to this .gif or .webp file."""
     json: OutFile | None = None
-    """Also write the numbers to this file."""
+    """Also write the results to this file."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from prophet_gym.cli._options import BatchOptions, HeldOutOptions
 class Args(BatchOptions, HeldOutOptions):
     """Compare dreams with held-out recorded episodes, open loop.
 
-    Scores the dream under the recorded actions and under another episode's, the last frame copied (what a dream must
-    beat) and the autoencoder alone (what it cannot beat): PSNR, SSIM, tSSIM, flow end-point error and cosine, the
-    gripper's position error where the model reads it, the target object's where the checkpoint has an object reader;
-    means over episodes with 95% bootstrap intervals.
+    Scores four conditions: the dream under the recorded actions, the dream under another episode's actions, the last
+    frame repeated (what a dream must beat) and the autoencoder alone (what no dream can beat). Reports PSNR, SSIM,
+    tSSIM, the end-point error and cosine of the optical flow, the position error of the gripper if the model tracks it,
+    and that of the target object if the checkpoint has an object reader: means over episodes with 95% bootstrap
+    intervals.
     """
 
     horizons: Annotated[tuple[Count, ...], Several()] = (8, 64, 160, 240)
@@ -26,7 +27,7 @@ class Args(BatchOptions, HeldOutOptions):
     look: Literal["light", "official"] | None = None
     """Look of the simulator while it records; the checkpoint's own by default."""
     json: OutFile | None = None
-    """Also write the numbers to this file."""
+    """Also write the results to this file."""
 
 
 def main(args: Args) -> None:

@@ -7,7 +7,7 @@ from prophet_gym._arguments import Arguments, OutFolder
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Merge adapters (LoRA) into the checkpoint that they were trained on; the base stays as it is."""
+    """Merge adapters (LoRA) into the checkpoint that they were trained on; the result is a new folder."""
 
     base: str
     """Checkpoint that the adapters were trained on: a folder, or a Hub repository such as `owner/repo@revision`."""
@@ -16,7 +16,7 @@ class Args(Arguments):
     out: OutFolder
     """New folder for the merged checkpoint."""
     half: bool = True
-    """Store weights as float16; otherwise float32."""
+    """Store the weights as float16; `--no-half` stores float32."""
 
 
 def main(args: Args) -> None:

@@ -9,7 +9,7 @@ from prophet_gym._arguments import Arguments, DeviceOrAuto, Items, Seed, Workers
 
 @dataclass(frozen=True, kw_only=True)
 class DreamOptions(Arguments):
-    """What dreams, and where."""
+    """Choose the world model, its device and the seed of its dreams."""
 
     world_model: str = "bundled"
     """Checkpoint of the world model: `bundled`, the name of a bundled one, a folder, or a Hub repository."""
@@ -21,7 +21,7 @@ class DreamOptions(Arguments):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(DreamOptions):
-    """What dreams, and how much at once."""
+    """Choose the world model, and how many of its dreams are computed at once."""
 
     batch_size: Items = 8
     """Number of dreams computed at once."""
@@ -29,10 +29,10 @@ class BatchOptions(DreamOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutOptions(Arguments):
-    """Episodes that dreams are compared with."""
+    """Choose the recorded episodes that dreams are compared with."""
 
     data: Path | None = None
-    """Recording of `prophet collect`. Without it, episodes from the official initial states are recorded and kept."""
+    """Recording of `prophet collect`. By default episodes from the official initial states are recorded and kept."""
     episodes: Items = 40
     """Number of episodes, spread evenly over the tasks."""
     workers: Workers = 2

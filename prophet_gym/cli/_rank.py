@@ -19,15 +19,15 @@ WORLDS = ("dream", "simulator", "control")
 class Args(DreamOptions):
     """Run policies in the dream and in the simulator from the same official starts, and compare their success.
 
-    A policy is `script:MODE?noise=0.3` (a scripted expert of LIBERO or one with a fault, under noise),
+    A policy is `script:MODE?noise=0.3` (a scripted expert of LIBERO or one with a fault, under noise) or
     `MODULE:FUNCTION?option=value` (see `prophet_gym.evaluation.make_acting_policy`), for example
     `prophrl_algos.acting:flow?policy=small-k4&weights=FOLDER` or `prophet_gym.interop.sb3:acting?path=model.zip`. Gives
-    success in both, correlations, MMRV and bias with 95% intervals. Give the same command again to continue; policies
+    success in both, correlations, MMRV and bias with 95% intervals. Run the same command again to continue; policies
     and episodes may be added.
     """
 
     policies: Annotated[tuple[str, ...], Several()]
-    """Policies to compare, at least four; ranks of fewer say nothing."""
+    """Policies to compare; with fewer than four, ranks say nothing."""
     out: OutFolder
     """Folder of the episodes and of the results: `ranking.json`, `ranking.png`."""
     suite: str = "libero_object"
@@ -35,20 +35,21 @@ class Args(DreamOptions):
     tasks: Tasks = ()
     """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     episodes: Items = 60
-    """Number of episodes of each policy in each world, spread evenly over the tasks: their first official states."""
+    """Number of episodes of each policy, in the dream and in the simulator, spread evenly over the tasks; they begin at
+    the first official states of each task."""
     max_chunks: Items = 30
     """Number of chunks after which an episode has failed."""
     num_envs: Items = 10
     """Number of episodes run at once."""
     reward: str = "success"
-    """Reward model that says in the dream what succeeds, as `gym.make(..., reward=)` takes it."""
+    """Reward model that decides on success in the dream, as `gym.make(..., reward=)` takes it."""
     look: str = "light"
     """Look of the simulator: `light` or `official`."""
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
-    """What runs the dream."""
+    """Library that runs the world model: PyTorch (`eager`), compiled by it, OpenVINO, or the fastest here (`auto`)."""
     control: CountOrNone = 20
-    """Number of episodes that are also dreamt with actions shuffled between them, in whole batches; their success must
-    rank nothing."""
+    """Number of episodes that are also dreamt with their actions shuffled between them, in whole batches: a negative
+    control, which must not rank the policies."""
     json: OutFile | None = None
     """Also write the results to this file."""
 

@@ -12,12 +12,12 @@ from prophet_gym.cli._options import BatchOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Args(BatchOptions):
-    """Write a recording with dreamt frames; actions, labels and everything else stay as they were recorded."""
+    """Replace the frames of a recording by dreams of the same actions, in a new recording; labels stay the same."""
 
     data: Path
     """Recording of `prophet collect`."""
     out: OutFolder
-    """Folder of the new recording; episodes that it holds already are not dreamt again."""
+    """Folder of the new recording; an unfinished one is continued."""
     episodes: Items = 200
     """Most episodes to dream."""
     without: tuple[str, ...] = ()

@@ -14,20 +14,20 @@ SPLITS: tuple[Literal["official", "train"], ...] = ("official", "train")
 class Args(Arguments):
     """Render the initial states of both splits: `prophet starts --world-model FOLDER --suite libero_goal`.
 
-    Frame size and look are the checkpoint's; without one, 128 pixels in the look `light`.
+    Frame size and look are the checkpoint's; without a checkpoint they are 128 pixels and `light`.
     """
 
     world_model: str | None = None
-    """Checkpoint that will dream from them: `bundled`, a folder, or a Hub repository."""
+    """Checkpoint that will dream from the states: `bundled`, a folder, or a Hub repository."""
     out: OutFolder | None = None
-    """Folder for the splits, then given as `starts=OUT/train`; by default `starts` in the checkpoint's folder, where
-    `starts="train"` finds them."""
+    """Folder for both splits, read by `starts=OUT/train`; by default the checkpoint's folder `starts`, which
+    `starts="train"` reads."""
     suite: str = "libero_object"
     """Suite of tasks, for example `libero_object` or `libero_goal`."""
     look: str | None = None
     """Look of the simulator: `light` or `official`; the checkpoint's by default."""
     size: Annotated[int, Whole(8, 4096)] | None = None
-    """Side of the frames in pixels; the checkpoint's by default."""
+    """Height and width of the frames in pixels; the checkpoint's by default."""
     per_task: Items = 50
     """Number of initial states of each task in each split."""
     tasks: Tasks = ()

@@ -6,14 +6,14 @@ from prophet_gym.cli import _running
 from prophet_gym.cli._running import Command
 
 COMMANDS = {
-    "demo": Command("prophet_gym.cli._demo", "dream a recorded episode, and the same start under other actions"),
+    "demo": Command("prophet_gym.cli._demo", "dream a recorded episode, and its initial state under other actions"),
     "evaluate": Command("prophet_gym.cli._evaluate", "compare a checkpoint's dreams with held-out recorded episodes"),
     "collect": Command("prophet_gym.cli._collect", "record scripted episodes in a simulator", resumes=True),
     "calibrate": Command(
         "prophet_gym.cli._calibrate", "compare a reward model with the truth, in recorded episodes and in dreams"
     ),
     "rank": Command(
-        "prophet_gym.cli._rank", "compare how dream and simulator rank policies by their success", resumes=True
+        "prophet_gym.cli._rank", "compare how policies rank in the dream and in the simulator", resumes=True
     ),
     "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
@@ -22,13 +22,13 @@ COMMANDS = {
     ),
     "pretrain": Command(
         "prophet_gym.train._pretrain",
-        "train the full Prophet on any mixture of recordings",
+        "train the full Prophet on any mixture of data sets",
         resumes=True,
         processes=True,
     ),
     "distill": Command(
         "prophet_gym.train._distill",
-        "train a Prophet of fewer sampler steps to dream as one of more",
+        "train a Prophet to dream as its teacher does, in fewer sampler steps",
         resumes=True,
         processes=True,
     ),
@@ -37,7 +37,7 @@ COMMANDS = {
         "prophet_gym.train._reward", "train a reward model from recordings: a success head or VLM adapters"
     ),
     "redream": Command(
-        "prophet_gym.cli._redream", "write a recording's episodes as a checkpoint dreams them", resumes=True
+        "prophet_gym.cli._redream", "replace the frames of a recording by dreams of the same actions", resumes=True
     ),
     "objects": Command("prophet_gym.train._objects", "train an object reader from recordings"),
     "starts": Command("prophet_gym.cli._starts", "render the initial states of a suite"),

@@ -43,17 +43,17 @@ Levels = Sequence[Float[Tensor, " levels"]]
 
 @dataclass(frozen=True, kw_only=True)
 class Args(FullOptions):
-    """Train a Prophet of few sampler steps, small or full, to end where its teacher's many steps end."""
+    """Distill a Prophet, small or full, into one that dreams alike in fewer sampler steps."""
 
-    teacher: str  # Checkpoint that is learnt from and begun with: a name, a folder, or a Hub repository.
-    sampler_steps: Count  # Of the student, fewer than the teacher's.
-    teacher_steps: Count | None = None  # Sampler steps of the teacher; those of its checkpoint if not given.
+    teacher: str  # Checkpoint to distill, with which the student begins: a name, a folder, or a Hub repository.
+    sampler_steps: Count  # Number of sampler steps of the student, fewer than the teacher's.
+    teacher_steps: Count | None = None  # Number of sampler steps of the teacher; the checkpoint's by default.
     data: tuple[str, ...] = ()
-    """Data sets as `prophet pretrain` takes them for a full Prophet; recordings for a small one, which are not read
-    where there is `OUT/latents.npz`."""
+    """Data sets: for a full Prophet as `prophet pretrain` takes them, for a small one recordings, which are not read if
+    `OUT/latents.npz` exists."""
     out: OutFolder  # Folder for training states, logs and the result.
-    steps: Count = 5_000  # Optimiser steps.
-    warmup: CountOrNone = 200  # Steps of warm-up.
+    steps: Count = 5_000  # Number of optimizer steps.
+    warmup: CountOrNone = 200  # Number of warm-up steps.
 
 
 def main(args: Args) -> None:

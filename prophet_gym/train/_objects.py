@@ -24,20 +24,20 @@ from prophet_gym.train._run_folder import run_lock
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train an object reader: the position of the object that an instruction names, from one image."""
+    """Train an object reader, which estimates the position of the object that an instruction names from one image."""
 
-    data: Path  # Folder that `prophet collect` wrote.
+    data: Path  # Recording of `prophet collect`.
     out: OutFolder  # Folder for weights, config and metrics.json.
-    minutes: Minutes = 15.0  # Of training at most.
-    steps: Count = 6000  # Optimiser steps at most.
-    batch_size: Items = 32  # Images per step.
-    image_size: Items = 128  # Images are averaged down to this.
-    learning_rate: Positive = 2e-3  # Peak of a cosine schedule.
-    stride: Count = 4  # Every so many frames are read.
-    held_out: Count = 10  # One episode in so many is kept for the error that is reported.
-    without: tuple[str, ...] = ()  # Episodes to leave out, e.g. `task_03/episode_00007`.
-    seed: Seed = 0  # Of weights and batches.
-    device: Device = "cpu"  # `cpu` or `cuda`.
+    minutes: Minutes = 15.0  # Most minutes of training.
+    steps: Count = 6000  # Most optimizer steps.
+    batch_size: Items = 32  # Number of images per step.
+    image_size: Items = 128  # Height and width, in pixels, that images are scaled down to.
+    learning_rate: Positive = 2e-3  # Peak of the learning rate, on a cosine schedule.
+    stride: Count = 4  # Read every n-th frame.
+    held_out: Count = 10  # Keep one episode in n for validation.
+    without: tuple[str, ...] = ()  # Episodes to leave out, for example `task_03/episode_00007`.
+    seed: Seed = 0  # Seed of weights and batches.
+    device: Device = "cpu"  # Device that trains, for example `cpu` or `cuda`.
 
 
 @dataclass(frozen=True)

@@ -41,23 +41,23 @@ ModelActions = Float32[np.ndarray, "k m"]
 
 @dataclass(frozen=True, kw_only=True)
 class FullOptions(Arguments):
-    """How a full Prophet is trained; optimiser defaults are A2World's (reference.md section 1)."""
+    """Configure the training of a full Prophet; the optimizer's defaults are A2World's (reference.md section 1)."""
 
-    lora_rank: CountOrNone = 0  # Rank of the adapters, 16 in the paper; 0 trains all weights.
-    steps: Count = 30_000  # Optimiser steps.
-    batch_size: Items = 1  # Windows that a process holds at once.
-    accumulate: Count = 1  # Such batches per optimiser step.
-    learning_rate: Positive = 1e-4  # Peak rate.
-    warmup: CountOrNone = 1000  # Steps of warm-up.
-    weight_decay: NotNegative = 0.1  # Of AdamW, on matrices.
-    ema: Fraction = 0.999  # Decay of the averaged weights, which are the result.
+    lora_rank: CountOrNone = 0  # Rank of the LoRA adapters, 16 in the paper; 0 trains all weights.
+    steps: Count = 30_000  # Number of optimizer steps.
+    batch_size: Items = 1  # Number of windows in a batch of one process.
+    accumulate: Count = 1  # Number of batches per optimizer step (gradient accumulation).
+    learning_rate: Positive = 1e-4  # Peak of the learning rate.
+    warmup: CountOrNone = 1000  # Number of warm-up steps.
+    weight_decay: NotNegative = 0.1  # Weight decay of AdamW, for matrices alone.
+    ema: Fraction = 0.999  # Decay of the moving average of the weights; the average is the result.
     precision: Literal["auto", "bf16", "no"] = "auto"  # `bf16`, `no` (float32), or `auto`: bf16 on a GPU.
     gradient_checkpointing: bool = True
-    """Compute each block again in the backward pass instead of keeping what is inside it."""
-    workers: CountOrNone = 4  # Processes that decode windows, for each process that trains.
-    save_every: Positive = 1800.0  # Seconds between training states.
-    keep: Count = 2  # How many of them are kept.
-    seed: Seed = 0  # Of data order, noise and adapters.
+    """Recompute the activations of each block in the backward pass, which takes less memory and more time."""
+    workers: CountOrNone = 4  # Number of processes that decode windows, for each process that trains.
+    save_every: Positive = 1800.0  # Number of seconds between training states.
+    keep: Count = 2  # Number of training states to keep.
+    seed: Seed = 0  # Seed of data order, noise and adapters.
     cpu: bool = False  # Train on the CPU even where there is a GPU.
 
     def schedule(self) -> FitConfig:
@@ -78,20 +78,20 @@ class FullOptions(Arguments):
 
 @dataclass(frozen=True)
 class Args(FullOptions):
-    """Train the full Prophet, all weights or adapters."""
+    """Train all weights of the full Prophet, or adapters (LoRA) in it."""
 
-    base: str  # Folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
+    base: str  # Checkpoint to begin with, as `prophet convert` writes it: a folder or Hub repository.
     data: tuple[str, ...]
-    """Data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
-    HDF5), camera (LeRobot), actions (`checkpoint`: actions as the base takes them; a robot's name: as that one
-    does; `poses`: the motion between the tools' poses; `given`: the model's own), state, numbers, open, closed and
-    calibration (where the tools are and what camera looks on), and the options of its reader."""
+    """Data sets, each `PATH` or `PATH,name=value,...`. The names are: weight; kind (libero, libero_regenerated or
+    robomimic, for HDF5); camera (LeRobot); actions (`checkpoint`: the actions are those of the base's robot, or of
+    another robot by its name; `poses`: the motion between the tools' poses; `given`: model actions); state, numbers,
+    open, closed and calibration (the poses of the tools and the camera); and the options of the data set's reader."""
     out: OutFolder  # Folder for training states, logs and the result.
     draw_tools: bool = False
-    """Train the action-frame conditioner too, on images of the tools in the windows that say where they are and
-    what camera looks on; the result draws them in its dreams, as does a base that draws them."""
-    self_forcing: Count = 1  # Chunks per window; from the second on it continues on the model's own frames. 1 is off.
-    sampler_steps: Count = 5  # Steps that sample those frames.
+    """Train the action-frame conditioner too, on the windows whose tool poses and camera are known. The result draws
+    action frames in its dreams, as does a base that draws them."""
+    self_forcing: Count = 1  # Number of chunks per window; after the first they continue the model's own frames.
+    sampler_steps: Count = 5  # Number of sampler steps that generate those frames.
 
 
 MAY_CHANGE = (

@@ -50,28 +50,28 @@ _MIN_CONSECUTIVE = 3  # frames that must show success in a row before a video co
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train a reward model on recordings."""
+    """Train a reward model on recordings: a success head, or adapters (LoRA) of a vision-language model."""
 
-    data: tuple[Path, ...]  # Folders of recordings.
+    data: tuple[Path, ...]  # Recordings of `prophet collect` or `prophrl record`.
     out: OutFolder  # Folder for the reward model and its metrics.
     backbone: Literal["head", "vlm"] = "head"
     """`head` (a small network on single frames) or `vlm` (adapters of a vision-language model)."""
     dreams: tuple[Path, ...] = ()  # Recordings of dreams, labelled with the simulator's outcome of the same actions.
-    minutes: Minutes = 60.0  # Time for the optimizer, reading not counted.
+    minutes: Minutes = 60.0  # Most minutes of training; reading is not counted.
     steps: Count = 3000  # Most optimizer steps.
-    batch_size: Items = 64  # Frames per step (head), videos per step (vlm).
-    learning_rate: Positive | None = None  # Peak; the backbone's own choice if not given.
-    held_out: Fraction = 0.2  # Share of the episodes that is never trained on; half of them help to pick the threshold.
-    max_episodes: Count = 600  # Read at most so many episodes of each recording.
-    without: tuple[str, ...] = ()  # Episodes to leave out, e.g. `task_03/episode_00007`.
-    image_size: Items = 64  # Images are averaged down to this (head).
-    model: str = DEFAULT_MODEL  # A Hub id or folder (vlm).
-    lora_rank: CountOrNone = 16  # Of the adapters (vlm).
-    stride: Count = 5  # The model is shown every so many frames (vlm).
-    shown: Count = 16  # The most frames that the model is shown (vlm).
-    device: Device = "cpu"  # Where the model is trained (vlm).
-    dtype: str = "auto"  # `auto`, `float32`, `bfloat16` or `float16` (vlm).
-    seed: Seed = 0  # Of weights and batches.
+    batch_size: Items = 64  # Number of frames (head) or videos (vlm) per step.
+    learning_rate: Positive | None = None  # Peak of the learning rate; the backbone's own by default.
+    held_out: Fraction = 0.2  # Fraction of the episodes kept for validation; half of them choose the threshold.
+    max_episodes: Count = 600  # Most episodes to read of each recording.
+    without: tuple[str, ...] = ()  # Episodes to leave out, for example `task_03/episode_00007`.
+    image_size: Items = 64  # Height and width, in pixels, that images are scaled down to (head).
+    model: str = DEFAULT_MODEL  # Vision-language model: a Hub repository or a folder (vlm).
+    lora_rank: CountOrNone = 16  # Rank of the LoRA adapters (vlm).
+    stride: Count = 5  # Show the model every n-th frame (vlm).
+    shown: Count = 16  # Most frames to show the model (vlm).
+    device: Device = "cpu"  # Device that trains the model (vlm).
+    dtype: str = "auto"  # Precision of the model: `auto`, `float32`, `bfloat16` or `float16` (vlm).
+    seed: Seed = 0  # Seed of weights and batches.
 
 
 @dataclass(frozen=True)

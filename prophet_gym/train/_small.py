@@ -55,42 +55,41 @@ _STARTS_PER_TASK = 50
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train the small Prophet."""
+    """Train the small Prophet from recordings, or adapt a checkpoint of it to another scene."""
 
     out: OutFolder  # Folder for training states, logs and the result.
     data: tuple[Path, ...] = ()
-    """Folders that `prophet collect` or `prophrl record` wrote; not read where `base` and `OUT/latents.npz` are
-    enough."""
+    """Recordings of `prophet collect` or `prophrl record`; not read if `--base` and `OUT/latents.npz` are enough."""
     base: str | None = None
-    """The checkpoint whose transformer is trained further, a name or a folder (`bundled`); its autoencoder,
-    tracker, camera, settings, reward model, object reader and initial states are kept. Without it all begins from
-    the start."""
+    """Checkpoint whose transformer to train further: a name such as `bundled`, or a folder. Its autoencoder, tracker,
+    camera, settings, reward model, object reader and initial states are kept. By default all is trained from
+    scratch."""
     lora_rank: CountOrNone = 0
-    """Rank of adapters in the transformer of `base`, which adapt it to the scene of the data (16 in the paper): the
-    tracker begins from the start, the decoder is trained further, camera, suite and look are those of the data. 0
-    trains all weights of the transformer for the scene of `base`."""
-    stage: Stage = "all"  # One stage, or all.
-    held_out: Count = 20  # One episode in so many is kept for validation.
-    max_episodes: Count | None = None  # Read at most so many episodes of each folder.
-    autoencoder_steps: CountOrNone = 12_000  # Optimiser steps of 32 crops.
-    decoder_steps: CountOrNone = 6_000  # Further ones of the decoder alone, the encoder and so the latents fixed.
-    tracker_steps: CountOrNone = 8_000  # Optimiser steps of 128 windows.
-    steps: Count = 8_000  # Optimiser steps of the transformer.
-    minutes: Minutes = math.inf  # Wall-clock limit of the transformer's training, runs before this one counted.
-    batch_size: Items = 16  # Chunks per step.
-    learning_rate: NotNegative = 1e-3  # Peak rate of the transformer.
-    warmup: CountOrNone = 200  # Steps in which the transformer's rate rises.
-    ema: Fraction = 0.999  # Decay of the transformer's averaged weights, which are the result.
+    """Rank of LoRA adapters that fit the transformer of `--base` to the scene of the data, 16 in the paper. The
+    tracker is then trained from scratch and the decoder further; camera, suite and look are the data's. 0 trains all
+    weights of the transformer, for the scene of `--base`."""
+    stage: Stage = "all"  # Stage to run, or `all`.
+    held_out: Count = 20  # Keep one episode in n for validation.
+    max_episodes: Count | None = None  # Most episodes to read of each recording.
+    autoencoder_steps: CountOrNone = 12_000  # Number of optimizer steps of the autoencoder, on 32 crops each.
+    decoder_steps: CountOrNone = 6_000  # Number of further steps of the decoder; the encoder is frozen.
+    tracker_steps: CountOrNone = 8_000  # Number of optimizer steps of the tracker, on 128 windows each.
+    steps: Count = 8_000  # Number of optimizer steps of the transformer.
+    minutes: Minutes = math.inf  # Most minutes of the transformer's training, stopped runs included.
+    batch_size: Items = 16  # Number of chunks per step.
+    learning_rate: NotNegative = 1e-3  # Peak of the transformer's learning rate.
+    warmup: CountOrNone = 200  # Number of warm-up steps of the transformer.
+    ema: Fraction = 0.999  # Decay of the moving average of the transformer's weights; the average is the result.
     chunks: Count = 4  # Mean length of the training dreams, in chunks.
-    single_until: Fraction = 0.6  # Fraction of the steps before dreams begin.
+    single_until: Fraction = 0.6  # Fraction of the steps that train on single chunks, before dreams begin.
     chunk: Count | None = None
-    """Actions per chunk, where training begins from the start; the robot's own number if not given."""
-    layers: Items = 6  # Blocks of the transformer, likewise.
-    width: Items = 192  # Width of the transformer, likewise.
-    without: tuple[str, ...] = ()  # Episodes to leave out, e.g. `task_03/episode_00007`.
-    device: DeviceOrAuto = "auto"  # `cpu`, `cuda`, or `auto`: `cuda` where there is one.
+    """Number of actions per chunk, when training from scratch; the robot's own by default."""
+    layers: Items = 6  # Number of blocks of the transformer, when training from scratch.
+    width: Items = 192  # Width of the transformer, when training from scratch.
+    without: tuple[str, ...] = ()  # Episodes to leave out, for example `task_03/episode_00007`.
+    device: DeviceOrAuto = "auto"  # Device that trains: `cpu`, `cuda`, or `auto`, the GPU if there is one.
     precision: Precision = "auto"
-    """Products on a CPU: in `bf16`, in float32 (`no`), or `auto`, bf16 where the CPU has instructions for it."""
+    """Precision of products on a CPU: `bf16`, `no` (float32), or `auto`, bf16 if the CPU has instructions for it."""
 
 
 def main(args: Args) -> None:

@@ -20,11 +20,11 @@ _EPS = 1e-6
 
 @dataclass(frozen=True)
 class FlowScale:
-    """How strongly the flow steps are balanced.
+    """Configure how strongly the flow steps are balanced.
 
     Attributes:
-        alpha: Mixes towards equal weights, in [0, 1]; 1 switches FlowScale off.
-        power: p of (std^2 + eps)^p; 0.5 makes a weight grow as std.
+        alpha: Fraction of equal weights in the mixture, in [0, 1]; 1 switches FlowScale off.
+        power: Exponent p of the weight (std^2 + eps)^p; with 0.5 a weight is proportional to std.
         w_min: Lower bound of a weight, at most 1.
         w_max: Upper bound of a weight, at least 1.
     """

@@ -16,7 +16,7 @@ COMMANDS = {
     "evaluate": Command("prophrl_algos.cli._evaluate", "measure how often a policy succeeds, per task, with intervals"),
     "sft": Command("prophrl_algos.cli._sft", "fit a flow policy to recorded episodes", resumes=True),
     "record": Command(
-        "prophrl_algos.cli._record", "record a policy in LIBERO, for a world model to learn from", resumes=True
+        "prophrl_algos.cli._record", "record a policy in LIBERO, as data for a world model", resumes=True
     ),
 }
 

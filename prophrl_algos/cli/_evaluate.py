@@ -9,20 +9,20 @@ from prophrl_algos.cli._options import DreamOptions, WeightsOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Args(WeightsOptions, DreamOptions):
-    """Run a policy and count its successes, per task, with Wilson's 95% intervals; without noise by default."""
+    """Measure the success rate of a policy, per task, with Wilson's 95% intervals."""
 
     starts: str = "official"
     """Split of the initial states: `official` (50 per task) or `train`."""
     tasks: SomeTasks = (0,)
     """Numbers of the tasks, for example `--tasks 3 5`."""
     episodes: Items = 10
-    """Number of episodes of each task: its first official states, or as many random ones."""
+    """Number of episodes of each task; they begin at the first states of the split."""
     num_envs: Items = 8
     """Number of episodes run at once."""
     initial_noise: NotNegative = 1.0
-    """Factor on the noise that each chunk is denoised from; with 0 a chunk is the same every time."""
+    """Factor on the Gaussian noise that each chunk is denoised from; 0 makes the policy deterministic."""
     noise_level: NotNegative = 0.0
-    """Noise level of the sampling SDE, as in learning and recording; 0 acts without noise."""
+    """Noise level of the sampling SDE, as in learning and recording; 0 samples with the ODE."""
     seed: Seed = 0
     """Seed of the initial states and of the policy's noise."""
     json: OutFile | None = None

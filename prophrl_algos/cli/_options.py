@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Load(Arguments):
-    """How a published policy acts; other policies do not read it."""
+    """Choose how a published policy acts; other policies ignore it."""
 
     num_steps: Items | None = None
     """Number of denoising steps; the checkpoint's by default."""
     exec_steps: Items | None = None
-    """Number of actions of a chunk that are executed; the benchmark's usual number by default."""
+    """Number of actions of each chunk to execute; the usual number of the benchmark by default."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the weights that are not trained."""
     unnorm_key: str | None = None
-    """Name of the data set whose statistics are used, where a checkpoint has several."""
+    """Data set whose normalisation statistics are used, if the checkpoint has several."""
     statistics: Path | None = None
     """File of normalisation statistics that replaces the checkpoint's."""
     tokenizer: str | None = None
     """Folder or Hub name of a tokenizer that replaces the checkpoint's."""
     without_state: Literal["refuse", "mean"] = "refuse"
-    """What a policy that reads a robot state does in an env without one, such as a dream: refuse, or read the mean."""
+    """What a policy that reads the robot's state does in an env without one, such as a dream: refuse, or read the mean
+    of its training data."""
 
     def options(self, env: str) -> "LoadOptions":
         """Return the options of `load_policy` for a policy that acts in an environment of this id."""
@@ -44,28 +45,28 @@ class Load(Arguments):
 
 @dataclass(frozen=True)
 class TrainLoad(Load):
-    """How a published policy acts and what is trained of it; other policies do not read it."""
+    """Choose how a published policy acts and which of its weights are trained; other policies ignore it."""
 
     train: Literal["expert", "lora", "full", "none"] = "expert"
-    """What is trained: the action expert or flow head, low-rank adapters, everything, or nothing."""
+    """Weights to train: those of the action expert or flow head, LoRA adapters, all, or none."""
     language: bool = False
-    """Whether adapters also go into the language model, in families that leave this open."""
+    """Also put LoRA adapters into the language model, in policy families that leave this open."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyOptions(Arguments):
-    """Which policy."""
+    """Choose a policy."""
 
     policy: str
     """Policy: `small` (10 denoising steps), `small-k4` (4), a folder or Hub repository of a published policy, or
     `package.module:function`, a function from the environment to a FlowPolicy."""
     load: Load = field(default_factory=Load)
-    """How a published policy is loaded."""
+    """Options of published policies; other policies ignore them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsOptions(PolicyOptions):
-    """Which policy, with which weights."""
+    """Choose a policy and its weights."""
 
     policy_weights: Path | None = None
     """Weights of the policy: a folder or file that `prophrl sft` or `prophrl train` wrote, or a bundled name."""
@@ -73,7 +74,7 @@ class WeightsOptions(PolicyOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EnvOptions(Arguments):
-    """Where a policy acts, and where networks compute."""
+    """Choose the env that a policy acts in, and the device of the networks."""
 
     env: str = "Prophet-LIBERO-v0"
     """Id of a registered environment; `LIBERO-Object-v0` is the simulator."""
@@ -101,8 +102,8 @@ class EnvOptions(Arguments):
 
 @dataclass(frozen=True, kw_only=True)
 class DreamOptions(EnvOptions):
-    """Where a policy acts, and what runs the dreams there."""
+    """Choose the env that a policy acts in, and the library that runs its world model."""
 
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
-    """What runs the world model in a Prophet environment: PyTorch (`eager`), compiled by it, OpenVINO, or the fastest
-    on this machine."""
+    """Library that runs the world model in a Prophet environment: PyTorch (`eager`), compiled by it, OpenVINO, or the
+    fastest on this machine."""

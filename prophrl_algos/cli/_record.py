@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Args(WeightsOptions):
     """Record a policy in the LIBERO simulator, successes and failures, from `train` states.
 
-    `prophet train --data` reads such a recording like one of scripts: a world model should have seen what the policy
-    that explores it does. Give the same command again to continue a recording that was stopped.
+    `prophet train --data` reads the recording, so that a world model learns what the policy does while it explores.
+    Run the same command again to continue a recording that was stopped.
     """
 
     out: OutFolder
@@ -35,7 +35,7 @@ class Args(WeightsOptions):
     episodes: Items = 100
     """Number of episodes, spread evenly over the tasks."""
     noise_level: NotNegative = 0.5
-    """Noise level of the sampling SDE, as in rollouts; 0 acts without noise."""
+    """Noise level of the sampling SDE, as in rollouts; 0 samples with the ODE."""
     look: str = "light"
     """Look of the simulator: `light` or `official`."""
     seed: Seed = 0

@@ -11,13 +11,13 @@ from prophrl_algos.sft import SftConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Args(PolicyOptions, EnvOptions):
-    """Fit a flow policy to recorded episodes by behaviour cloning; never to episodes from official states.
+    """Fit a flow policy to recorded episodes by behaviour cloning; refuse episodes from official states.
 
-    Give the same command again to continue a run that was stopped.
+    Run the same command again to continue a run that was stopped.
     """
 
     load: TrainLoad = field(default_factory=TrainLoad)
-    """How a published policy is loaded and what is trained of it."""
+    """Options of published policies; other policies ignore them."""
     data: Annotated[tuple[Path, ...], Several()]
     """Recordings of `prophet collect`."""
     out: OutFolder = Path("outputs/sft")
@@ -25,13 +25,13 @@ class Args(PolicyOptions, EnvOptions):
     config: SftConfig = field(default_factory=SftConfig)
     """Steps, batches and optimizer."""
     precision: Literal["auto", "bf16", "no"] = "auto"
-    """Products of a SmallVLA: in `bf16`, in float32 (`no`), or `auto`, bf16 on a CPU that has instructions for it."""
+    """Precision of a SmallVLA's products: `bf16`, `no` (float32), or `auto`, bf16 where the CPU supports it."""
     tasks: Tasks = ()
     """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     modes: tuple[str, ...] = ("expert",)
     """Scripts whose successful episodes are used, such as expert, noisy or offset; all scripts if empty."""
     failing: tuple[str, ...] = ()
-    """Scripts whose failed episodes are used too, for example `slip`, which lets go on the way."""
+    """Scripts whose failed episodes are used too, for example `slip`, which drops the object on the way."""
     without: tuple[str, ...] = ()
     """Episodes to leave out, for example `task_03/episode_00007`."""
 

@@ -22,12 +22,12 @@ from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
 class Args(WeightsOptions, DreamOptions):
     """Improve a flow policy by reinforcement learning, in dreams or in the simulator (`--env LIBERO-Object-v0`).
 
-    Training begins from `train` states only. Give the same command again to continue a run that was stopped. Under
+    Episodes begin at `train` states only. Run the same command again to continue a run that was stopped. Under
     `torchrun --nproc-per-node N -m prophrl_algos train` the groups are split between N processes.
     """
 
     load: TrainLoad = field(default_factory=TrainLoad)
-    """How a published policy is loaded and what is trained of it."""
+    """Options of published policies; other policies ignore them."""
     algo: str = "fa-grpo"
     """Algorithm: a name that `prophrl` lists, or `package.module:function`, a function from FlowSpec to Algorithm."""
     advantages: Literal["group", "leave-one-out"] = "group"
@@ -35,19 +35,19 @@ class Args(WeightsOptions, DreamOptions):
     out: OutFolder = Path("outputs/rl")
     """Folder of the run."""
     config: TrainerConfig = field(default_factory=TrainerConfig)
-    """Rounds, groups and loss."""
+    """Options of the trainer: updates, groups and loss."""
     flowscale: FlowScale = field(default_factory=FlowScale)
-    """Weights of the flow steps; `--flowscale.alpha 1` switches them off."""
+    """Options of FlowScale, which weights the flow steps; `--flowscale.alpha 1` switches it off."""
     learning_rate: Positive = 3e-4
     """Learning rate of AdamW; 5e-6 suits models of billions of parameters."""
     discount: Annotated[float, Number(above=0, most=1)] = 1.0
-    """Discount per chunk: the reward of chunk n counts discount^n, so that below 1 an earlier success is worth more."""
+    """Discount per chunk: the reward of chunk n is multiplied by discount^n."""
     num_envs: Items | None = None
     """Number of sub-environments; one per rollout by default."""
     tasks: Tasks = ()
     """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     resample: bool = False
-    """Replace groups whose mean success lies outside 0.1 to 0.9, up to twice as many groups."""
+    """Replace groups whose success rate lies outside 0.1 to 0.9; collects at most twice as many groups."""
     autocast: bool = False
     """Compute the policy in bfloat16; the world model is not affected."""
     evaluate_every: Annotated[int, Whole(0, 10**9)] = 0
@@ -55,10 +55,10 @@ class Args(WeightsOptions, DreamOptions):
     evaluate_episodes: Items = 20
     """Number of episodes of an evaluation."""
     truth_env: str = ""
-    """A simulator in which each evaluation also replays dreams, for example `LIBERO-Object-v0`: the reward's precision
-    there is logged, and one below 0.7 warned of. Needs `--evaluate-every`."""
+    """Simulator, for example `LIBERO-Object-v0`, in which each evaluation replays dreams to measure the precision of
+    the reward: it is logged, with a warning below 0.7. Needs `--evaluate-every`."""
     truth_stop: bool = False
-    """Stop the run then, in place of a warning."""
+    """Stop the run, instead of warning, if the precision in `--truth-env` falls below 0.7."""
     loggers: Annotated[tuple[str, ...], Several(none=True)] | None = None
     """Loggers: csv, tensorboard, wandb, trackio; by default csv and tensorboard."""
 

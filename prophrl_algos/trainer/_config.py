@@ -8,20 +8,20 @@ from prophet_gym._checks import require_count, require_number
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How much is collected and how fast the policy learns.
+    """Configure how much is collected and how fast the policy learns.
 
     Attributes:
-        updates: Rounds of collecting and improving.
-        groups: Groups in a round, over all processes.
-        group_size: Rollouts in a group.
-        epochs: Passes over a round's decisions.
-        minibatches: Optimizer steps in a pass.
-        microbatch: Decisions in one backward pass; smaller takes less memory and changes nothing else.
+        updates: Number of updates; each collects groups of rollouts and improves the policy on them.
+        groups: Number of groups per update, over all processes.
+        group_size: Number of rollouts per group.
+        epochs: Number of passes over the collected chunks.
+        minibatches: Number of optimizer steps per pass.
+        microbatch: Number of chunks per backward pass; a smaller one takes less memory and changes nothing else.
         clip_low: Lower clipping range of the ratio, in (0, 1).
         clip_high: Upper clipping range of the ratio, above 0.
         beta: Weight of the KL to the policy that the run begins with; 0 keeps no copy of it.
-        noise_level: Noise level of the SDE; of the forward process, see `forward_step`.
-        max_grad_norm: Gradients are scaled down to this norm.
+        noise_level: Noise level of the SDE, or of the forward process (see `forward_step`).
+        max_grad_norm: Norm that gradients are clipped to.
         seed: Seed of all randomness.
 
     Raises:
