@@ -43,11 +43,11 @@ _WORLD_MODELS = {"SmallProphet": "prophet_gym.prophet:SmallProphet", "FullProphe
 def register_world_model(name: str, location: str) -> None:
     """Let checkpoints whose `prophet.json` has this class be loaded by `weights=`.
 
-    An installed package can do the same with an entry point of the group `prophet_gym.world_models`. Nothing is ever
-    imported because a checkpoint's folder says so: only classes that were registered are.
+    An installed package can do the same with an entry point of the group `prophet_gym.world_models`. Only registered
+    classes are imported, whatever a checkpoint's folder says.
 
-    The location is `module:Class`, of a `WorldModel` with a class method `from_pretrained(folder, *, device, dtype)`: a
-    `Path`, a text and a dtype of torch's. ValueError where it is not, or where the name means another class already.
+    The location is `module:Class`, a `WorldModel` with a class method `from_pretrained(folder, *, device, dtype)` that
+    takes a `Path`, a string and a torch dtype. ValueError if it is not, or if the name stands for another class.
     """
     module, colon, attribute = location.partition(":")
     if not (module and colon and attribute):
@@ -57,23 +57,23 @@ def register_world_model(name: str, location: str) -> None:
 
 
 def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
-    """Return the checkpoints that are installed with the package, and the suites that each covers."""
+    """Return the names of the checkpoints installed with the package, and the suites that each covers."""
     return {path.parent.name: _covered_suites(path.parent) for path in sorted(_CHECKPOINTS.glob("*/starts"))}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that holds a world model, and what belongs to it.
+    """Load a world model and all that belongs to it from a checkpoint folder.
 
-    `Checkpoint.named` finds or fetches it. What the methods load is loaded once per process: the same object comes back
-    for the same folder and options.
+    `Checkpoint.named` finds or fetches the folder. The methods load each object once per process: the same folder and
+    options give the same object.
 
     Attributes:
-        name: What it was asked for by, for messages.
-        folder: Where it lies.
-        config: What `prophet.json` says beside the class, as plain data.
-        class_name: The registered name of its world model's class.
-        robot: The embodiment whose actions it takes.
+        name: The name that it was found by, for messages.
+        folder: Its folder.
+        config: The contents of `prophet.json`, without the class, as plain data.
+        class_name: The registered name of the world model's class.
+        robot: The name of the embodiment whose actions it takes.
 
     Example:
         >>> checkpoint = Checkpoint.named("bundled")
@@ -89,10 +89,10 @@ class Checkpoint:
 
     @classmethod
     def named(cls, weights: PathOrName = "bundled", robot: str | None = None) -> "Checkpoint":
-        """Find the checkpoint that a name stands for; fetch it from the Hub and convert it where need be.
+        """Find the checkpoint of a name; fetch it from the Hub and convert it if necessary.
 
-        The name is `bundled`, that of another bundled checkpoint, the path of a checkpoint's folder, a Hub repository
-        that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL released
+        The name is `bundled`, the name of another bundled checkpoint, the path of a checkpoint folder, a Hub repository
+        that holds one (`owner/repo` or `owner/repo@revision`), or weights that the authors of ProphRL released
         (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
 
         Raises:
@@ -133,9 +133,9 @@ class Checkpoint:
         offload: bool | np.bool_ = False,
         engine: str = "eager",
     ) -> WorldModel:
-        """Load the world model, to compute in `float32`, `bfloat16` or `float16` on a device, e.g. `cuda`.
+        """Load the world model to a device such as `cuda`, in `float32`, `bfloat16` or `float16`.
 
-        `offload` keeps on the CPU what is idle while the rest computes, as the full Prophet's VAE; `engine` runs
+        `offload` keeps idle networks on the CPU, such as the full Prophet's VAE. `engine` is the library that runs
         the networks: `eager` (PyTorch), `compiled`, `openvino`, or `auto`, the fastest here.
 
         Raises:
@@ -160,7 +160,7 @@ class Checkpoint:
         `.jsonl` file in the format of `Fleurrr/Bridge-RL-Data`.
 
         Raises:
-            MissingWeightsError: The checkpoint has none of that split or suite; names what has.
+            MissingWeightsError: The checkpoint has no such split or suite; the message names weights that have.
             UnknownOptionError: There is no such path, suite or task.
         """
         given, split = split, plain(split)
@@ -189,8 +189,8 @@ class Checkpoint:
     ) -> RewardModel | None:
         """Load the reward model that a name stands for, to score every `chunk` frames.
 
-        The name is None, one of `prophet_gym.rewards.make_reward_model`, whose errors these are, or `auto`: the
-        checkpoint's success head; None, with a warning, where it has none.
+        The name is None, one that `prophet_gym.rewards.make_reward_model` takes, whose errors are raised here too, or
+        `auto`: the checkpoint's success head or, with a warning, None if it has no head.
         """
         if name is None:
             return None
@@ -210,7 +210,7 @@ class Checkpoint:
         return make_reward_model(text, head, require_device("device", device, ("meta",)), chunk=chunk)
 
     def object_reader(self) -> ObjectReader | None:
-        """Load the reader of object positions; return None for a checkpoint that has none."""
+        """Load the object reader; return None for a checkpoint without one."""
         folder = self.folder / "object_reader"
         return ObjectReader.from_pretrained(folder) if folder.is_dir() else None
 

@@ -22,27 +22,27 @@ from prophet_gym.envs.vector_env import ProphetVectorEnv
 class EnvOptions:
     """Hold the keyword arguments of `gym.make("Prophet-LIBERO-v0", ...)`; `gym.make_vec` takes two more.
 
-    All are turned into plain data, which the env's spec records and JSON can carry: a path may be a `Path`, a number
-    NumPy's, a device or dtype torch's, a list a tuple or an array.
+    All are turned into plain data, which the env's spec records and JSON can hold: a path may be a `Path`, a number may
+    be NumPy's, a device or dtype may be torch's, and a list may be a tuple or an array.
 
     Attributes:
-        suite: Only initial states of this suite; all there are if not given.
-        embodiment: The robot whose actions the env takes; the weights must be of it.
-        weights: The checkpoint, see `Checkpoint.named`.
-        reward: `auto` (the checkpoint's success head; none, with a warning, where it has none), None (no reward), or a
-            name or path that `prophet_gym.rewards.make_reward_model` knows, as `success` or `vlm:MODEL`.
-        device: Where the world model runs, e.g. `cpu` or `cuda`.
-        dtype: What it computes in: `float32`, `bfloat16` or `float16`.
+        suite: Suite of the initial states; all suites by default.
+        embodiment: Robot whose actions the env takes; the weights must be for this robot.
+        weights: Name of the checkpoint, see `Checkpoint.named`.
+        reward: Reward model: `auto` (the checkpoint's success head or, with a warning, None if it has no head), None
+            (no reward), or a name that `prophet_gym.rewards.make_reward_model` takes, such as `success` or `vlm:MODEL`.
+        device: Device of the world model, e.g. `cpu` or `cuda`.
+        dtype: Precision of the world model: `float32`, `bfloat16` or `float16`.
         offload_autoencoder: Whether to keep the full Prophet's VAE on the CPU while it is idle.
         starts: `train`, `official` (evaluation and demo only), or a path: a folder of initial states, or a `.jsonl`
             file in the format of `Fleurrr/Bridge-RL-Data`.
-        tasks: Only initial states of these tasks.
-        chunk: Actions per step, if fewer than the world model's: the robot is held still for the rest of the chunk,
-            which is dreamt and cut off, and `info["approximate"]` is True, see `ShortenedChunk`.
-        max_episode_steps: Chunks until truncation. The horizon of the id if not given. This and the others go to
-            `ProphetVectorEnv`.
-        engine: What runs the world model's networks: `eager` (PyTorch), `compiled`, `openvino`, or `auto`, the fastest
-            on this machine. Dreams of two engines differ by rounding.
+        tasks: Numbers of the tasks of the initial states; all tasks by default.
+        chunk: Number of actions per step, if fewer than the world model's: the rest of the chunk is filled with no-ops,
+            dreamt and cut off, and `info["approximate"]` is True, see `ShortenedChunk`.
+        max_episode_steps: Number of chunks until truncation; by default the id's. For the arguments that are not listed
+            here see `ProphetVectorEnv`.
+        engine: Library that runs the world model's networks: `eager` (PyTorch), `compiled`, `openvino`, or `auto`, the
+            fastest on this machine. Dreams of two engines differ by rounding.
     """
 
     suite: str | None = None

@@ -45,12 +45,12 @@ class ActionSpec:
 
     @property
     def dim(self) -> int:
-        """The number of dimensions of an action."""
+        """Return the number of dimensions of an action."""
         return len(self.names)
 
     @property
     def bounds(self) -> list[tuple[float, float]]:
-        """(low, high) of each dimension."""
+        """Return (low, high) of each dimension."""
         return list(zip(self.low, self.high, strict=True))
 
 
@@ -74,12 +74,12 @@ class InitialState:
     """Describe where an episode starts: the images and the task.
 
     Attributes:
-        frames: The last real frames (1 to 4), oldest first; the episode starts at the last one.
+        frames: The last recorded frames (1 to 4), oldest first; the episode starts at the last one.
         instruction: The task in words.
         suite: The suite of tasks, e.g. `libero_object`.
         task: Number of the task in its suite.
         index: Number of the initial state in its task.
-        split: `train` (random resets), `official` (evaluation and demo only) or a name of the caller's.
+        split: `train` (random resets), `official` (evaluation and demo only) or a name of your own.
         extra: Further arrays by name, e.g. `gripper_position` (3,) in metres.
     """
 

@@ -31,14 +31,14 @@ _Result = TypeVar("_Result")
 
 
 class CountingWorldModel:
-    """A world model whose every frame is known beforehand.
+    """Count actions in the colours of the frames: a world model with known answers, for tests.
 
     After action number j of an episode (1, 2, ...) every pixel of the first frame has been raised, modulo 256,
     by j in red, by the sum of round(100 * first dimension of the action) over the actions so far in green, and in
     blue by the j-th integer below 256 drawn from the generator (`noise=True`) or by nothing.
 
     Attributes:
-        batch_sizes: Of every rollout so far, for tests of what a step costs.
+        batch_sizes: The batch size of every rollout so far, for tests of what a step costs.
     """
 
     def __init__(

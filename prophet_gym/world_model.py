@@ -42,7 +42,7 @@ class Chunk:
         state: The state after the chunk.
         frames: The frame after each of the k actions.
         uncertainty: How unsure the model is of this chunk, larger where it is less sure; None where it cannot tell.
-        approximate: Whether the model was asked for something it was not trained to dream, as by `envs.ShortenedChunk`.
+        approximate: Whether the chunk is one that the model was not trained on, as in `envs.ShortenedChunk`.
     """
 
     state: State
@@ -56,12 +56,12 @@ class WorldModel(Protocol):
     """Simulate a robot: frames and actions in, the following frames out.
 
     Element i of every output depends on element i of the inputs only. No call mutates its arguments.
-    Inputs arrive on the CPU; the model moves them itself. Outputs may lie on any device.
+    Inputs are on the CPU; the model moves them itself. Outputs may be on any device.
 
     Attributes:
-        chunk: Actions (and frames) per rollout.
+        chunk: Number of actions (and of frames) per rollout.
         frame_size: Height and width of a frame in pixels.
-        action_dim: Dimensions of an action.
+        action_dim: Number of dimensions of an action.
     """
 
     chunk: int
@@ -69,17 +69,17 @@ class WorldModel(Protocol):
     action_dim: int
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
-        """Return the state after 1 to 4 real frames, oldest first."""
+        """Return the state after 1 to 4 recorded frames, oldest first."""
         ...
 
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
-        """Dream one chunk; all noise of element i comes from `generators[i]` (a CPU generator, which advances)."""
+        """Generate one chunk; all noise of element i comes from `generators[i]`, a CPU generator, which advances."""
         ...
 
 
 @runtime_checkable
 class EncodesInitialStates(Protocol):
-    """A world model that reads more of an initial state than its frames, as poses of the tools."""
+    """Declare that a world model reads more of an initial state than its frames, such as the poses of the tools."""
 
     def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
         """Return the state as `encode` does; element i begins at `starts[i]`, whose frames are `frames[i]`."""
@@ -88,7 +88,7 @@ class EncodesInitialStates(Protocol):
 
 @runtime_checkable
 class TracksGripper(Protocol):
-    """A world model that knows where the gripper is in its own dream."""
+    """Declare that a world model tracks the gripper in its dreams."""
 
     def read_gripper(self, state: State) -> Float[Tensor, "b 3"]:
         """Return the gripper's position in world metres at the newest frame of a state."""
@@ -97,25 +97,25 @@ class TracksGripper(Protocol):
 
 @runtime_checkable
 class Resumes(Protocol):
-    """A world model that begins in the middle of an episode, where the arm is already moving."""
+    """Declare that a world model can begin in the middle of an episode, while the arm moves."""
 
     def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
-        """Return the state after any number of real frames; `past_actions`, one chunk, led to the newest of them."""
+        """Return the state after any number of recorded frames; the chunk `past_actions` led to the newest of them."""
         ...
 
 
 @runtime_checkable
 class Reconstructs(Protocol):
-    """A world model that can show real frames as its dreams would: the best that any dream of it can look."""
+    """Declare that a world model can show recorded frames as its dreams would, an upper bound on their quality."""
 
     def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
-        """Return real frames after the autoencoder."""
+        """Return recorded frames, encoded and decoded by the autoencoder."""
         ...
 
 
 @runtime_checkable
 class CutsChunks(Protocol):
-    """A world model whose state can be cut inside a chunk, which `envs.ShortenedChunk` needs."""
+    """Declare that the state of a world model can be cut inside a chunk, as `envs.ShortenedChunk` needs."""
 
     def cut(self, state: State, chunk: Chunk, steps: int) -> State:
         """Return the state after the first `steps` frames of a chunk that was dreamt from `state`."""
@@ -124,13 +124,13 @@ class CutsChunks(Protocol):
 
 @runtime_checkable
 class DecodesOnDemand(Protocol):
-    """A world model that dreams on without decoding, and decodes single frames of the past when they are asked for.
+    """Declare that a world model generates without decoding, and decodes single past frames on request.
 
-    `rollout` is all of it at once: its state is that of `advance`, its frames are those that `decode` gives for the
-    ages chunk - 1 down to 0, and its uncertainty is that of the state.
+    `rollout` does both: its state is that of `advance`, its frames are those of `decode` at the ages chunk - 1 down to
+    0, and its uncertainty is that of the state.
 
     Attributes:
-        decodable: Frames of the past that a state can show; at least one chunk.
+        decodable: Number of past frames that a state can decode; at least one chunk.
     """
 
     decodable: int
@@ -150,10 +150,10 @@ class DecodesOnDemand(Protocol):
 
 @runtime_checkable
 class UsesEngine(Protocol):
-    """A world model whose networks can be run by more than one library."""
+    """Declare that more than one library can run the networks of a world model."""
 
     def use_engine(self, name: str) -> None:
-        """Choose what runs them: `auto`, or a name that the model knows; dreams stay the same but for rounding."""
+        """Choose the library, by a name that the model knows or `auto`; dreams stay the same up to rounding."""
         ...
 
 
@@ -168,13 +168,13 @@ def encode_initial_states(
 
 @dataclass(frozen=True)
 class RewardOutput:
-    """Hold what a reward model says of each video. A video that was not scored has reward 0.0 and scored False.
+    """Hold the scores of a batch of videos. An unscored video has reward 0.0 and scored False.
 
     Attributes:
         reward: Finite in float32.
-        scored: Whether the video was scored. A video that was not is no failure.
-        done: Whether the task is done; where a reward model does not say, a reward of at least 1.0 means so.
-        probability: Probability that the task is done, where a reward model gives one; calibration reads it.
+        scored: Whether the video was scored. An unscored video does not count as a failure.
+        done: Whether the task is done; by default it is where the reward is at least 1.0.
+        probability: Probability that the task is done, if the reward model gives one; calibration reads it.
 
     Raises:
         InvalidRewardError: A part is no tensor with one entry for each video, a reward is no finite number that float32
@@ -209,7 +209,7 @@ class RewardOutput:
 
     @property
     def success(self) -> Bool[Tensor, " b"]:
-        """Whether each video was scored, and its task found done."""
+        """Return whether each video was scored and its task found done."""
         return self.scored & (self.reward >= 1.0 if self.done is None else self.done)
 
     def _require_vector(self, name: str, count: int | None) -> int:
@@ -233,12 +233,12 @@ def _require_all(good: Tensor, wanted: str, values: Tensor, advice: str = "") ->
 
 @runtime_checkable
 class RewardModel(Protocol):
-    """Score videos. A reward model says what it needs, so that the env stores no more.
+    """Score videos; declare which frames the env must keep for that.
 
     Attributes:
-        when: `chunk` to be asked after every chunk, `end` to be asked once, when the episode's horizon is reached.
-        stride: The env shows frames 0, stride, 2 stride, ... of the episode (0 is the initial one), and the latest.
-        max_frames: It shows the last `max_frames` of these.
+        when: `chunk` to score after every chunk, `end` to score once, at the episode's horizon.
+        stride: A video has the frames 0, stride, 2 stride, ... of the episode (0 is the initial one), and the latest.
+        max_frames: A video has at most the last `max_frames` of these.
     """
 
     when: Literal["chunk", "end"]
@@ -267,7 +267,7 @@ class Footage:
 
 @runtime_checkable
 class ScoresOnDemand(Protocol):
-    """A reward model that need not see every frame of a video to say what `score` says of it."""
+    """Declare that a reward model can score a video without decoding all of its frames."""
 
     def score_on_demand(self, footage: Footage, instructions: Sequence[str]) -> RewardOutput:
         """Score each video as `score` does, looking at few frames; the probability may be left out."""

@@ -119,18 +119,18 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
 
     @property
     def elapsed(self) -> tuple[int, ...]:
-        """Chunks that each episode has run."""
+        """Return the number of chunks that each episode has run."""
         return tuple(row.elapsed for row in self._rows)
 
     @property
     def finished(self) -> bool:
-        """Whether every episode has ended and none follows: autoreset is DISABLED, or the queue is empty."""
+        """Return whether every episode has ended and no other follows (autoreset is DISABLED or the queue empty)."""
         absorbing = self._queue is not None or self.autoreset_mode == AutoresetMode.DISABLED
         return self._started and absorbing and not self._queue and all(row.ended for row in self._rows)
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
-        """One generator per sub-environment, from which everything random in it is drawn."""
+        """Return the generators of the sub-environments, from which all their randomness is drawn."""
         return tuple(self._row_random(row) for row in range(self.num_envs))
 
     @np_random.setter
@@ -142,7 +142,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:
-        """The seed of each generator; -1, as in Gymnasium, where it came from elsewhere."""
+        """Return the seed of each generator; -1, as in Gymnasium, for one that the caller set."""
         for row in range(self.num_envs):
             self._row_random(row)
         return tuple(row.seed for row in self._rows)

@@ -34,7 +34,7 @@ JSONL_FIELDS = ("task_type", "task_language", "init_state_path")
 
 
 class InitialStates(Sequence[InitialState]):
-    """A non-empty sequence of initial states.
+    """Hold a non-empty sequence of initial states.
 
     Example:
         >>> blank = np.zeros((1, 8, 8, 3), np.uint8)
@@ -67,12 +67,12 @@ class InitialStates(Sequence[InitialState]):
 
     @property
     def tasks(self) -> tuple[int, ...]:
-        """The task numbers that occur, ascending."""
+        """Return the task numbers that occur, ascending."""
         return tuple(sorted({state.task for state in self._states}))
 
     @property
     def suites(self) -> tuple[str, ...]:
-        """The suites that occur, ascending."""
+        """Return the suites that occur, in alphabetical order."""
         return tuple(sorted({state.suite for state in self._states}))
 
     def of_task(self, task: int) -> "InitialStates":
@@ -143,11 +143,11 @@ def _is_numbers(value: object) -> bool:
 
 
 def write_initial_states(directory: Path | str, states: Iterable[InitialState], *, quality: int = 95) -> int:
-    """Write initial states in their order, whole or not at all; return the size in bytes.
+    """Write initial states to a folder, atomically and in order; return its size in bytes.
 
     Args:
-        directory: Created if missing; the sheets and index of earlier ones in it are replaced.
-        states: At least one; all frames of one size.
+        directory: Folder, created if missing; initial states that it holds already are replaced.
+        states: At least one initial state; all frames have one size.
         quality: WebP quality, 1 to 100 (lossy) or 101 (lossless). At 95 a frame of 128x128 of LIBERO takes about
             5.4 kB and is 42 dB from the original.
     """

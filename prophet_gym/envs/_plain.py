@@ -38,7 +38,7 @@ class PlainSpec:
 
     @property
     def spec(self) -> EnvSpec | None:
-        """How Gymnasium made the env, in plain data that JSON can carry; None where it did not."""
+        """Return the spec by which Gymnasium made the env, in plain data that JSON can hold; None for other envs."""
         return self._spec
 
     @spec.setter

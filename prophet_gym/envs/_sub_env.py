@@ -30,7 +30,7 @@ class Usage:
 
     @property
     def fraction(self) -> float:
-        """Useful chunks divided by those that a full batch would have generated; 1.0 before the first step."""
+        """Return generated chunks divided by those of a batch that is always full; 1.0 before the first step."""
         return self.live / self.slots if self.slots else 1.0
 
 

@@ -13,12 +13,12 @@ from prophet_gym.world_model import Chunk, CutsChunks, State, TracksGripper, Wor
 
 
 class ShortenedChunk:
-    """A world model of shorter chunks around one of longer ones.
+    """Wrap a world model so that its chunks are shorter.
 
-    The actions are filled up with no-ops, which hold the robot where the last action took it; the whole chunk is
-    generated and its first frames are kept. A step so costs what one of the longer chunk does. It is approximate, and
-    `Chunk.approximate` says so: a model that reads the actions of a chunk together, as Prophet does, was trained on
-    chunks that were followed to their end.
+    The actions are padded with no-ops, which keep the robot where the last action took it; the whole chunk is generated
+    and its first frames are kept. A step therefore costs as much as one of the longer chunk. The result is approximate,
+    and `Chunk.approximate` says so: a model that reads the actions of a chunk together, as Prophet does, was trained
+    on chunks that were run to their end.
 
     Example:
         >>> from prophet_gym.embodiments import get_embodiment
@@ -36,8 +36,8 @@ class ShortenedChunk:
         """Wrap a world model.
 
         Args:
-            world_model: One whose state can be cut inside a chunk: it is `CutsChunks`.
-            chunk: Actions per rollout, fewer than the model's.
+            world_model: World model whose state can be cut inside a chunk (`CutsChunks`).
+            chunk: Number of actions per rollout, fewer than the model's.
             no_op: Returns the no-op that follows each action (`Embodiment.no_op`).
 
         Raises:

@@ -53,7 +53,7 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
         """Run one chunk of actions (k, a).
 
         Raises:
-            InvalidActionError: The action is no such array, or is out of bounds; nothing has changed.
+            InvalidActionError: The action is no such array, or is out of bounds; the env is unchanged.
         """
         checked = require_actions(action, self._vector.single_action_space)
         observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
@@ -65,12 +65,12 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
         return None if rendered is None else rendered[0]
 
     def close(self) -> None:
-        """Forget the episode and free what the world holds; later calls raise ClosedEnvironmentError."""
+        """Close the env and free its memory; later calls raise ClosedEnvironmentError."""
         self._vector.close()
 
     @property
     def closed(self) -> bool:
-        """Whether the env was closed."""
+        """Return whether the env was closed."""
         return self._vector.closed
 
     def _begun(self, observations: Observation, infos: Mapping[str, Any]) -> tuple[Observation, Info]:
@@ -83,7 +83,7 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
 
 
 class ProphetEnv(SingleEnv):
-    """A robot manipulation task in a learned simulator: a world model generates what the camera would see.
+    """Simulate a robot manipulation task with a world model, which generates what the camera would see.
 
     ## Description
     An episode begins at a recorded image of a scene with an instruction, such as "pick up the milk and place it in
@@ -101,50 +101,51 @@ class ProphetEnv(SingleEnv):
     | 3, 4, 5 | turn it about x, y, z | 0.5 rad |
     | 6 | gripper: -1 opens, 1 closes | |
 
-    Actions that are not finite, out of bounds or of another shape raise InvalidActionError, and nothing has changed.
+    An action that is not finite, out of bounds or of another shape raises InvalidActionError; the env is unchanged.
 
     ## Observation Space
     `Dict` with `image`, `Box(0, 255, (h, w, 3), uint8)`: the camera image after the last action, RGB. With
-    `proprioception=True` also `gripper_position`, `Box(-10, 10, (3,), float32)`: where the world model tracks the
-    gripper, in metres; an estimate.
+    `proprioception=True` also `gripper_position`, `Box(-10, 10, (3,), float32)`: the world model's estimate of where
+    the gripper is, in metres.
 
     ## Rewards
-    What the reward model gives: with the bundled one, 1.0 at the step at which the task is found done, else 0.0.
-    `info["scored"]` says whether the step was scored; a reward that was not is 0.0.
+    The reward model's score. The bundled one gives 1.0 at the step at which it finds the task done, else 0.0.
+    `info["scored"]` says whether the step was scored; the reward of an unscored step is 0.0.
 
     ## Starting State
     A recorded initial state (image and instruction), drawn with the env's seed from those that the env was made with.
     `reset(options=...)` chooses:
     - `task`: a task number.
-    - `start`: a position among the initial states of the task, or of all without one.
+    - `start`: an index into the initial states of the task, or into all of them if no task is given.
     - `starts`: an `InitialState` of your own, in place of both.
 
     ## Episode End
     - Termination: the reward model finds the task done.
     - Truncation: after `max_episode_steps` chunks, or where the uncertainty exceeds `max_uncertainty`.
 
-    After its end an episode rests: every step has reward 0 and no flag, until `reset`.
+    After an episode has ended, every step has reward 0 and both flags False, until `reset`.
 
     ## Info
     | key | value |
     |---|---|
     | `instruction`, `suite`, `task`, `start`, `split` | the episode's initial state, at every step |
     | `frames` | uint8 `(k, h, w, 3)`: the image after each action of the chunk, unless `render="chunk"` |
-    | `executed` | how many actions were run |
-    | `scored`, `success` | whether the step was scored; whether the task is found done |
-    | `live` | False where the episode had ended before |
+    | `executed` | the number of actions that were run |
+    | `scored`, `success` | whether the step was scored; whether the reward model finds the task done |
+    | `live` | False if the episode had already ended before this step |
     | `uncertainty` | how uncertain the world model is of the chunk, where it estimates it; larger is less certain |
-    | `approximate` | True where chunks are shorter than the model's, see `chunk` |
+    | `approximate` | True if the env was made with `chunk=`, fewer actions per step than the world model's |
 
     ## Arguments
-    `gym.make` takes names, which `prophet_gym.factory.EnvOptions` lists:
+    `gym.make` takes plain values; `prophet_gym.factory.EnvOptions` lists them all:
 
     ```python
     env = gym.make("Prophet-LIBERO-v0", weights="bundled", reward="auto", starts="train", tasks=[0, 3], device="cpu")
     ```
 
-    A world model, reward model and initial states of your own go to this class, with the other arguments of
-    `ProphetVectorEnv`. `gym.make_vec(id, num_envs=n)` generates n episodes in one batch, with one copy of the weights.
+    To use a world model, a reward model or initial states of your own, construct this class; it takes the arguments
+    of `ProphetVectorEnv` too. `gym.make_vec(id, num_envs=n)` generates n episodes in one batch, with one copy of the
+    weights.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -170,9 +171,9 @@ class ProphetEnv(SingleEnv):
         Args:
             world_model: Generates the frames.
             starts: The initial states that `reset` draws from.
-            max_episode_steps: Chunks until truncation. None leaves it to a TimeLimit around this env, as `gym.make`
-                puts there; a reward model with `when="end"` is then asked at the horizon that the id is registered
-                with, and the episode ends there: `gym.make(..., max_episode_steps=)` stays outside.
+            max_episode_steps: Number of chunks until truncation. None leaves truncation to a TimeLimit around this env,
+                which `gym.make` adds. A reward model with `when="end"` then scores at the horizon that the id is
+                registered with, and the episode ends there; `gym.make(..., max_episode_steps=)` does not change it.
             arguments: Those of `ProphetVectorEnv`: `reward_model`, `render_mode`, `action_spec`, `proprioception`,
                 `max_uncertainty`, `fps` and `render`.
         """
@@ -188,24 +189,24 @@ class ProphetEnv(SingleEnv):
 
     @property
     def world_model(self) -> WorldModel:
-        """The model that generates the frames."""
+        """Return the model that generates the frames."""
         return self._vector.world_model
 
     @property
     def reward_model(self) -> RewardModel | None:
-        """The model that scores the frames."""
+        """Return the model that scores the frames."""
         return self._vector.reward_model
 
     @property
     def starts(self) -> InitialStates:
-        """The initial states that `reset` draws from."""
+        """Return the initial states that `reset` draws from."""
         return self._vector.starts
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
-        """Start an episode. After an error everything is as it was.
+        """Start an episode; an error leaves the env unchanged.
 
         Args:
-            seed: Seeds the env's randomness; without it the current one continues.
+            seed: Seed of the env's generator; None keeps the current generator.
             options: `task`, `start` or `starts`, see the class.
         """
         ran, horizon = self._vector.elapsed[0], self._vector.max_episode_steps
@@ -222,13 +223,13 @@ class ProphetEnv(SingleEnv):
         return result
 
     def get_state(self) -> bytes:
-        """Return the episode as it stands as safetensors bytes, see `ProphetVectorEnv.get_state`."""
+        """Return a snapshot of the episode as safetensors bytes, see `ProphetVectorEnv.get_state`."""
         return self._vector.get_state()
 
     def set_state(self, state: bytes, *, seed: int | None = None) -> tuple[Observation, Info]:
         """Continue an episode that `get_state` saved, with new randomness if there is a seed.
 
-        A TimeLimit around this env counts on as it was: pass `max_episode_steps` to this class to have it saved too.
+        The step count of a TimeLimit around this env is not saved; that of `max_episode_steps` of this class is.
         """
         self._learn_horizon()
         return self._begun(*self._vector.set_state(state, seed=None if seed is None else [seed]))

@@ -11,12 +11,12 @@ from prophet_gym.envs.vector_env import ProphetVectorEnv
 
 
 class ProphetTorchVectorEnv(ProphetVectorEnv):
-    """`ProphetVectorEnv` with torch tensors on the world model's device.
+    """Simulate as `ProphetVectorEnv` does, with torch tensors on the world model's device.
 
-    Observations, rewards, flags and `info["frames"]` are tensors there; the rest of `info` is as ever. Actions and
-    `reset_mask` may be tensors on any device, and the reward model is given frames on this one. Frames of resting
-    sub-environments are 0. Wrappers of actions alone (`OneActionPerChunkVector`) go around it; those that read arrays
-    refuse it.
+    Observations, rewards, flags and `info["frames"]` are tensors on this device; the rest of `info` stays as in
+    `ProphetVectorEnv`. Actions and `reset_mask` may be tensors on any device, and the reward model gets frames on this
+    one. Frames of sub-environments that have ended are 0. Wrappers that change actions alone
+    (`OneActionPerChunkVector`) accept this env; those that read arrays raise an error.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts

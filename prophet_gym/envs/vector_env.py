@@ -55,22 +55,22 @@ _BYTES = bytes | bytearray | memoryview
 
 
 class ProphetVectorEnv(EpisodeVectorEnv):
-    """A batch of imagined rollouts: `ProphetEnv`, several at once, from one copy of the world model.
+    """Simulate a batch of episodes of `ProphetEnv` with one copy of the world model.
 
     ## Spaces, rewards, info
     As in `ProphetEnv`, with a leading axis of `num_envs`. As everywhere in Gymnasium, `info["_key"]` says which
-    sub-environments have an entry `key`; `sub_env_info(info, i)` takes out one of them. What a sub-environment does
-    is a function of weights, initial state, actions and seed, whatever runs beside it.
+    sub-environments have an entry `key`; `sub_env_info(info, i)` returns the info of sub-environment i. An episode is a
+    function of weights, initial state, actions and seed, independent of the batch around it.
 
     ## Autoreset
-    All three of Gymnasium's modes. Under `DISABLED` a sub-environment whose episode has ended rests, and costs nothing:
-    reward 0, flags False, `info["live"]` False, until it is reset.
+    All three of Gymnasium's modes are supported. Under `DISABLED` a sub-environment whose episode has ended costs
+    nothing until it is reset: its reward is 0, its flags and `info["live"]` are False.
 
     ## Options of reset
-    `task`, `start` and `starts` as in `ProphetEnv`, one for all or one each; and
+    `task`, `start` and `starts` as in `ProphetEnv`, one for all sub-environments or one for each; and
     - `reset_mask`: bool `(num_envs,)`, the sub-environments to reset.
-    - `queue`: initial states, one episode for each. A sub-environment whose episode ends takes the next one
-      (`info["queue_index"]`) and rests when none is left. `finished` says when all are done, `usage` how full the
+    - `queue`: initial states, one episode for each. A sub-environment whose episode ends takes the next state
+      (`info["queue_index"]`) and idles when none is left. `finished` says when all are done, `usage` how full the
       batch was.
 
     Example:
@@ -105,20 +105,22 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         Args:
             world_model: Generates the frames; shared between envs, which never change it.
             starts: The initial states that `reset` draws from.
-            num_envs: Sub-environments, at least 1.
-            reward_model: Scores the generated frames; without one every reward is 0 and `info["scored"]` False.
-            max_episode_steps: Chunks after which an episode is truncated, None for no limit.
+            num_envs: Number of sub-environments, at least 1.
+            reward_model: Scores the generated frames; None makes every reward 0 and `info["scored"]` False.
+            max_episode_steps: Number of chunks until an episode is truncated; None for no limit.
             autoreset_mode: Any of Gymnasium's three.
             render_mode: `rgb_array` (the last frame) or `rgb_array_list` (all frames since the last render).
-            action_spec: Bounds of one action; [-1, 1] in every dimension if not given.
-            proprioception: Adds `gripper_position`, float32 (b, 3) in metres, as the world model estimates it.
-            max_uncertainty: Truncates an episode, unscored by a reward model with `when="end"`, above this uncertainty.
-            fps: Actions, and so frames, per second of the scene: the pace of videos.
-            render: `step` decodes every frame, `chunk` the last one of a step and those that the reward model looks at:
-                there is no `info["frames"]` then, and `info["uncertainty"]` only with `max_uncertainty`.
+            action_spec: Bounds of one action; [-1, 1] in every dimension by default.
+            proprioception: Adds `gripper_position`, float32 (b, 3), the world model's estimate in metres.
+            max_uncertainty: Truncates an episode above this uncertainty; a reward model with `when="end"` then does not
+                score it.
+            fps: Number of actions, and so of frames, per second; videos are played at this rate.
+            render: `step` decodes every frame. `chunk` decodes the last frame of each step and those that the reward
+                model reads: there is no `info["frames"]` then, and `info["uncertainty"]` only with `max_uncertainty`.
 
         Raises:
-            ValueError: `world_model` is no WorldModel, `reward_model` no RewardModel, or no gripper is tracked.
+            ValueError: `world_model` is no WorldModel, `reward_model` is no RewardModel, or `proprioception` asks for a
+                gripper that the world model does not track.
             InvalidStartError: An initial state does not fit the world model's frames.
         """
         world_model = require_world_model(world_model)
@@ -146,9 +148,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         self._every_frame = require_render(render, render_mode) == "step"
 
     def get_state(self, index: int = 0) -> bytes:
-        """Return one sub-environment as safetensors bytes: its episode, its randomness, its place in the episode.
+        """Return a snapshot of one sub-environment (episode, step count and generator) as safetensors bytes.
 
-        `set_state` and the same actions then give the same frames: to the bit on one CPU with one batch size.
+        After `set_state` the same actions give the same frames: to the bit on one CPU with one batch size.
 
         Raises:
             ResetNeeded: The env was not reset yet.
@@ -170,14 +172,14 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         *,
         seed: int | Sequence[int | None] | None = None,
     ) -> tuple[Observation, Info]:
-        """Continue saved episodes in place of the current ones. After an error every episode is as it was.
+        """Continue saved episodes in place of the current ones; an error leaves every episode unchanged.
 
         Args:
-            states: What `get_state` returned, here or in another process: one for all of `indices` (a group that
-                begins at the same moment), or one each.
-            indices: The sub-environments to set; all if not given, as the first time.
-            seed: New randomness, `seed + i` for the i-th of `indices` or one entry each. Without it the saved
-                randomness continues: sub-environments set from the same bytes do the same under the same actions.
+            states: Snapshots of `get_state`, from here or another process: one for each of `indices`, or one for all
+                of them (a group of rollouts that begins at the same moment).
+            indices: The sub-environments to set; by default all, as the first call must.
+            seed: Seed of new generators: `seed + i` for the i-th of `indices`, or one entry each. None keeps the saved
+                generators: sub-environments set from the same snapshot then do the same under the same actions.
 
         Returns:
             Observation and info as from `reset`.

@@ -55,9 +55,9 @@ class _Clock:
 
 
 class OneActionPerStep(gym.Wrapper, PlainArguments):
-    """Take one action per step; the k-th runs the chunk.
+    """Take one action per step; every k-th action runs a chunk of the last k.
 
-    Until then the observation stays as it was, the reward is 0, and `info["pending"]` counts the actions that wait;
+    The steps in between repeat the last observation, with reward 0, and `info["pending"]` counts the actions that wait;
     the rest of `info` has its usual entries, with `executed` 0 and without frames. The reward of a chunk comes with
     its last action.
 
@@ -88,7 +88,7 @@ class OneActionPerStep(gym.Wrapper, PlainArguments):
         """Add one action (a,); run the chunk when it is full.
 
         Raises:
-            InvalidActionError: The action is no such array; nothing has changed.
+            InvalidActionError: The action is no such array; the env is unchanged.
         """
         chunk = self._clock.add(action, self.action_space)
         if chunk is None:
@@ -190,7 +190,7 @@ class _Held:
 
 
 class OneActionPerChunk(gym.ActionWrapper, PlainArguments):
-    """Take one action and hold it for the whole chunk; some of its dimensions are chosen, the others rest.
+    """Take some dimensions of one action and repeat it for the whole chunk; the other dimensions are constant.
 
     Example:
         >>> from prophet_gym.envs import ProphetEnv
@@ -206,11 +206,11 @@ class OneActionPerChunk(gym.ActionWrapper, PlainArguments):
 
         Args:
             env: The env.
-            dims: Which dimensions of an action are chosen, in which order.
-            rest: A whole action (a,), from which the others are taken.
+            dims: Dimensions of an action that the new action space has, in this order.
+            rest: Action (a,) that gives the values of the other dimensions.
 
         Raises:
-            ValueError: The action space is another one, an action has no such dimension, or `rest` is no action.
+            ValueError: The action space is no such `Box`, an action has no such dimension, or `rest` is no action.
         """
         PlainArguments.__init__(self, dims=dims, rest=rest)
         super().__init__(env)
@@ -223,7 +223,7 @@ class OneActionPerChunk(gym.ActionWrapper, PlainArguments):
 
 
 class OneActionPerChunkVector(DeclaringVectorWrapper, VectorActionWrapper):
-    """`OneActionPerChunk` for a vector env."""
+    """Wrap a vector env as `OneActionPerChunk` does a single one."""
 
     def __init__(self, env: VectorEnv, dims: _Whole, rest: _Real) -> None:
         """Wrap a vector env whose single action space is `Box` (k, a); arguments as in `OneActionPerChunk`."""

@@ -51,11 +51,11 @@ class View(ABC):
 
 
 class StackFrames(View):
-    """Show the last frames of the episode, oldest first, in place of the last one; the first stands for earlier ones.
+    """Stack the last frames of the episode, oldest first; the first frame is repeated for those before it.
 
     Args:
-        frames: How many, at least 1.
-        stride: Frames (actions) from one to the next, at least 1.
+        frames: Number of frames, at least 1.
+        stride: Distance between stacked frames, in frames (one per action), at least 1.
     """
 
     def __init__(self, frames: SupportsIndex, stride: SupportsIndex = 1) -> None:
@@ -89,7 +89,7 @@ class StackFrames(View):
 
 
 class EmbedInstruction(View):
-    """Add the instruction as numbers, `instruction`: float32 (d,).
+    """Add an embedding of the instruction to the observation: `instruction`, float32 (d,).
 
     Args:
         table: The embedding of each instruction that can occur, all of one length: from a language model, or
