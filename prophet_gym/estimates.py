@@ -12,7 +12,7 @@ _QUANTILES = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over the episodes that have a value, with its 95% interval; NaN if none has."""
+    """Hold a mean over the episodes that have a value, with its 95% interval; NaN if there are no such episodes."""
 
     mean: float
     low: float
@@ -21,7 +21,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Lower and upper end."""
+        """Return the lower and upper end of the interval."""
         return self.low, self.high
 
 

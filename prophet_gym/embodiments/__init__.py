@@ -17,7 +17,7 @@ EMBODIMENTS: dict[str, Embodiment] = {
 
 
 def get_embodiment(name: str) -> Embodiment:
-    """Return the robot of that name; UnknownOptionError, which lists all names and the closest, if there is none.
+    """Return the robot of a name; UnknownOptionError lists all names, and the closest, if it is unknown.
 
     Example:
         >>> get_embodiment("droid").control_hz

@@ -31,26 +31,26 @@ class Gripper:
 
 @dataclass(frozen=True)
 class Embodiment:
-    """One robot, as its data set describes it.
+    """Describe one robot, as its data set does.
 
     Attributes:
         name: Its name in `EMBODIMENTS`.
         arms: 1 or 2.
-        action_spec: Names, units and bounds of one action.
+        action_spec: Names, units and bounds of the dimensions of an action.
         gripper: The gripper's convention.
-        to_model_actions: `actions (t, a), start -> actions (t, 14)`, the start being the tools before.
-        control_hz: Actions a second; None where not published.
+        to_model_actions: `actions (t, a), start -> model actions (t, 14)`; the start is the pose of the tools before.
+        control_hz: Number of actions per second; None if not published.
         frame_size: Height and width of the frames that the released Prophet was trained on.
-        camera: `suite, task -> CameraSpec` of cameras that never move; None where there are none or no calibration is
-            public, `calibration` says which.
-        calibration: Which cameras are calibrated, in a sentence.
-        posed: Whether the model actions of an action depend on where the tools are.
-        rest: The pose that a start without one is taken to have where only actions are read off it; None where there is
-            no such pose.
-        path: `actions (t, a), start -> ToolPath`, see `path_of`; for robots whose model actions are not metric.
-        rest_action: The action that leaves the robot where it is, its gripper open; None for robots that are commanded
-            to poses, which have no such action.
-        chunk: Actions of one env step, where neither a world model nor a policy says otherwise.
+        camera: `suite, task -> CameraSpec` for cameras that never move; None if there are no such cameras or no public
+            calibration of them.
+        calibration: One sentence on which cameras are calibrated.
+        posed: Whether model actions depend on the pose of the tools, too.
+        rest: Pose that is assumed for an initial state without one if it is needed for model actions alone; None if
+            nothing can be assumed.
+        path: `actions (t, a), start -> ToolPath`, see `path_of`; given for robots whose model actions are not metric.
+        rest_action: Action that leaves the robot where it is, with the gripper open; None for robots whose actions are
+            poses, since no single pose does that.
+        chunk: Number of actions per env step, unless a world model or a policy says otherwise.
     """
 
     name: str
@@ -69,20 +69,20 @@ class Embodiment:
     chunk: int = 8
 
     def action_before(self, first: Float[np.ndarray, " a"]) -> Float[np.ndarray, " a"]:
-        """Return what a model takes the robot to have done before the `first` action of an episode.
+        """Return the action that is assumed before the `first` one of an episode.
 
-        A robot whose actions are motions rested; one that is commanded to poses was already commanded to the first.
+        A robot whose actions are motions was at rest; one whose actions are poses had the first pose as its target.
         """
         return first if self.rest_action is None else np.asarray(self.rest_action, first.dtype)
 
     def no_op(self, actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
-        """Return for each action the one that stays where it led; a motion's last number, the gripper, is kept."""
+        """Return for each action the no-op that keeps the robot where it led; the gripper's dimension is kept."""
         if self.rest_action is None:
             return actions.copy()
         return np.concatenate([np.zeros_like(actions[..., :-1]), actions[..., -1:]], axis=-1)
 
     def path_of(self, actions: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
-        """Return where actions lead, the start first: the tools' positions, Euler angles and openness."""
+        """Return the path of the tools under actions, start first: positions, Euler angles and openness."""
         if self.path is not None:
             return self.path(actions, start)
         return integrate_tool_deltas(start, self.to_model_actions(actions, start))

@@ -84,13 +84,13 @@ def _shown(reward_model: RewardModel, video: LabelledVideo, chunk: int) -> tuple
 
 
 def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = (40, 80, 160, 240)) -> dict[str, Any]:
-    """Return how good a reward model is, as plain data.
+    """Measure how often a reward model is right; return plain data.
 
     Returns:
-        `episodes` (a video counts as called when any score calls it a success), `by_task`, `by_policy` (with the
-        success rate that the reward model sees, and the true one), `verdicts`, `by_age` (frames since the initial one,
-        up to and including each bound), `reliability`. Each rate is `mean`, `low`, `high`, `episodes`; None where there
-        is nothing to count.
+        Rates over videos: `episodes` (a video is called a success if any of its scores says so), `by_task`, `by_policy`
+        (with the success rate by the reward model and the true one). Rates over single scores: `verdicts`, all of them,
+        and `by_age`, by frames since the initial one up to each bound. And `reliability`, how often the stated
+        probabilities are right. Each rate has `mean`, `low`, `high` and `episodes`; it is None if nothing is counted.
     """
     bounds = [0, *sorted(set(ages))]
     last = max((int(video.age.max()) for video in scored if len(video.age)), default=0)

@@ -110,24 +110,24 @@ def evaluate_open_loop(
 ) -> Scores:
     """Score a world model against recorded episodes.
 
-    Conditions: `dream`; `other_actions` (the dream under the actions that the next long enough episode took at that
-    time); `copy` (the last real frame, repeated); `autoencoder` where the model `Reconstructs`. Windows are those of
-    `windows_of`. A window's first frame is given, with what came before it: twenty frames and the past actions where
-    the model `Resumes`, else up to four frames. Only the predicted frames are scored.
+    Conditions: `dream`; `other_actions` (the dream under the actions of the next episode that is long enough, at the
+    same time); `copy` (the last recorded frame, repeated); and `autoencoder` if the model `Reconstructs`. `windows_of`
+    chooses the windows. The model is given a window's first frame and what came before it: twenty frames and the past
+    actions if it `Resumes`, else up to four frames. Only the predicted frames are scored.
 
-    Metrics: those of `METRICS`; `gripper_mm`, the distance of the gripper to the real one at the window's end, where
-    the model `TracksGripper`; and `object_mm`, the distance of the target object, as `read_object` sees it in the
-    window's last frame, to its true place, over the windows in which it moves by 2 cm or more and `read_object` places
-    it within 3 cm in the real last frame. The condition `real` has that metric alone: the error of the reading itself.
+    Metrics: those of `METRICS`; `gripper_mm`, the error of the gripper's position at the window's end, if the model
+    `TracksGripper`; and `object_mm`, the error of the target object's position as `read_object` estimates it from the
+    window's last frame. `object_mm` is over the windows in which the object moves by 2 cm or more and `read_object` is
+    within 3 cm on the recorded last frame; its condition `real` is the error of `read_object` on recorded frames.
 
     Args:
         world_model: Any world model.
-        episodes: Recorded ones; those shorter than a horizon are left out of that horizon.
-        horizons: Frames to predict, multiples of the model's chunk; the default is 0.4 to 12 seconds of LIBERO.
-        rows: Windows that are dreamt at once.
-        spacing: Frames from one window to the next, at least; a large number leaves one window per episode.
-        seed: Of the noise.
-        read_object: Reads the target object's position.
+        episodes: Recorded episodes; a horizon leaves out those that are shorter.
+        horizons: Numbers of frames to predict, multiples of the model's chunk; by default 0.4 to 12 seconds of LIBERO.
+        rows: Batch size: the number of windows dreamt at once.
+        spacing: Least number of frames between windows; a large one leaves one window per episode.
+        seed: Seed of the noise.
+        read_object: Estimates the target object's position from a frame.
         progress: Whether to show a progress bar.
 
     Raises:

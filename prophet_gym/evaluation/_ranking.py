@@ -65,23 +65,23 @@ def rank(
     control: Table | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Say how well success in the dream ranks policies by their success in the simulator.
+    """Measure how well success in the dream ranks policies by their success in the simulator.
 
     Args:
         dream: Outcomes in the dream; column i of all tables is an episode from one initial state with one seed.
         simulator: Outcomes in the simulator.
-        names: Of the policies.
-        tasks: The task of each episode.
-        control: Outcomes in the dream where the policies' actions were shuffled.
-        seed: Of the resamples.
+        names: Names of the policies.
+        tasks: Task of each episode.
+        control: Outcomes in the dream with the policies' actions shuffled, a negative control.
+        seed: Seed of the resampling.
 
     Returns:
-        Plain data: `policies` (of each: success in both worlds with Wilson's interval, the paired bias, episodes in
-        which both succeed, both fail, or one alone does, and those that the reward model did not score), `by_task`
-        (bias and agreement), `pearson`, `spearman`, `mmrv` and `bias` with intervals over policies and episodes, which
-        are resampled both. `control` correlates the shuffled policies with the simulator, and `permuted` the
-        dream's outcomes dealt out among the policies at each start; both must be near 0. What is undefined is None,
-        and its `why` says why.
+        Plain data: `policies` (for each the success in both worlds with Wilson's interval, the paired bias, the numbers
+        of episodes in which both succeed, both fail or only one does, and of those that the reward model did not
+        score), `by_task` (bias and agreement), and `pearson`, `spearman`, `mmrv` and `bias` with intervals from
+        resampling both policies and episodes. `control` correlates the shuffled policies with the simulator, and
+        `permuted` the dream's outcomes permuted among the policies at each initial state; both should be near 0. A
+        value that is undefined is None, and its `why` gives the reason.
 
     Raises:
         ValueError: The tables do not fit each other.

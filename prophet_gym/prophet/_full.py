@@ -66,14 +66,14 @@ class FullConfig:
 
 
 class FullProphet(Prophet):
-    """Dream as the paper's model does. The state is the past frames, which the VAE encodes again for each chunk.
+    """Dream as the paper's model does; the state is the past frames, which the VAE encodes for each chunk.
 
     Raises:
         TypeError: A network is of another class.
         CheckpointError: The networks and the config do not fit together.
 
-    Differences from the paper: action frames need the tools' poses and a calibrated camera, so they are left out unless
-    the config says `draw_tools`; our images are those of `action_frames.draw_tools`.
+    Differences from the paper: action frames need the poses of the tools and a calibrated camera, so they are left out
+    unless the config sets `draw_tools`; `action_frames.draw_tools` draws them.
 
     Example:
         >>> from prophet_gym.prophet import tiny_full_prophet
@@ -97,11 +97,11 @@ class FullProphet(Prophet):
 
     @torch.no_grad()
     def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
-        """Begin a dream as `encode`, from all that is read of the initial states: frames and, where needed, poses.
+        """Begin a dream like `encode`, from the frames and, if needed, the tool poses of initial states.
 
         Raises:
-            ValueError: As `encode`, or there is another number of initial states.
-            InvalidStartError: An initial state does not say where the tools are, or what camera looks on, and must.
+            ValueError: As in `encode`, or the number of initial states is not the batch size.
+            InvalidStartError: An initial state lacks the poses of the tools or the camera, which action frames need.
         """
         if len(starts) != len(frames):
             raise ValueError(f"there must be one start for each of {len(frames)} batch elements, got {len(starts)}")
@@ -113,7 +113,7 @@ class FullProphet(Prophet):
         frames: UInt8[Tensor, "b t h w 3"],
         past_actions: Float[Tensor, "b k a"],  # noqa: ARG002 the frames show where they led
     ) -> State:
-        """Begin a dream amid an episode, from any number of frames; InvalidStartError if it needs the tools' poses."""
+        """Begin a dream in the middle of an episode; InvalidStartError if the model needs the poses of the tools."""
         if self.config.robot.posed or self.config.draw_tools:
             raise InvalidStartError(
                 f"a dream of {self.config.embodiment} cannot begin in the middle of an episode: this checkpoint must "
@@ -157,14 +157,13 @@ class FullProphet(Prophet):
     def cut(self, state: State, chunk: Chunk, steps: int) -> State:
         """Return the state after the first `steps` frames of a chunk that was dreamt from `state`.
 
-        The actions of the frames cut off must have held the robot still: the poses of its tools are those of the
-        chunk's end.
+        The actions of the frames cut off must be no-ops: the poses of the tools are those at the end of the chunk.
         """
         return {**chunk.state, "frames": appended(state["frames"], chunk.frames[:, :steps])}
 
     @torch.no_grad()
     def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
-        """Return real frames through the VAE: no dream looks better."""
+        """Return recorded frames, encoded and decoded by the VAE: an upper bound on dreams."""
         frames = self._checked_frames(frames)
         # The VAE takes 1 + 4n frames: the last one is repeated until there are so many.
         padded = torch.cat([frames, frames[:, -1:].repeat(1, -(frames.shape[1] - 1) % FRAMES_PER_LATENT, 1, 1, 1)], 1)

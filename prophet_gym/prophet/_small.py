@@ -88,13 +88,13 @@ class SmallConfig:
 
 
 class SmallProphet(Prophet):
-    """Dream on a CPU: per-frame latents, and a gripper that is tracked through the actions.
+    """Dream fast enough for a CPU, with one latent per frame and a tracked gripper.
 
     Args:
         transformer: Predicts the flow of a chunk's latents.
-        autoencoder: Frames to latents and back.
-        tracker: Says where the gripper is, and where actions move it.
-        config: The rest.
+        autoencoder: Encodes frames as latents and decodes them.
+        tracker: Estimates where the gripper is, and where actions move it.
+        config: All other settings.
 
     Raises:
         TypeError: A network is of another class.
@@ -135,21 +135,21 @@ class SmallProphet(Prophet):
 
     @torch.no_grad()
     def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
-        """Begin a dream in the middle of an episode: as `encode`, but any number of frames and a moving arm.
+        """Begin a dream in the middle of an episode: like `encode`, with any number of frames and a moving arm.
 
         Args:
-            frames: Real frames, oldest first; more than the model carries are left out.
+            frames: Recorded frames, oldest first; the model reads as many of the last as it carries.
             past_actions: The chunk of actions that led to the newest of them.
         """
         return self._begin(self._checked_frames(frames), past_actions)
 
     def read_gripper(self, state: State) -> Float[Tensor, "b 3"]:
-        """Return the gripper's position (world metres) as tracked at a state's newest frame."""
+        """Return the tracked position of the gripper at a state's newest frame, in metres of the world frame."""
         return state["gripper"][:, -1, :3]
 
     @torch.no_grad()
     def see_gripper(self, frames: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3"]:
-        """Return the gripper's position (world metres) as each frame alone shows it, dreamt or real.
+        """Return the gripper's position (metres, world frame) as estimated from each frame alone, dreamt or recorded.
 
         Raises:
             ValueError: The frames have another size than the checkpoint's.
@@ -158,7 +158,7 @@ class SmallProphet(Prophet):
 
     @torch.no_grad()
     def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
-        """Return real frames as a dream would show them, the background kept from the first: no dream looks better."""
+        """Return recorded frames as a dream would show them, an upper bound on dreams; the background is the first's."""
         frames = self._checked_frames(frames)
         latents = self.autoencoder.encode(frames.flatten(0, 1))
         decoded = self.autoencoder.decode(latents).unflatten(0, frames.shape[:2])
@@ -181,7 +181,7 @@ class SmallProphet(Prophet):
 
     @property
     def decodable(self) -> int:
-        """Frames of the past that a state can show."""
+        """Return the number of past frames that a state can decode."""
         return self.config.past_frames
 
     @torch.no_grad()

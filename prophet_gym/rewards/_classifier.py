@@ -116,7 +116,7 @@ def between(frames: Sequence[int], chosen: Sequence[bool]) -> list[int]:
 
 
 class SuccessHead(FrameNetwork):
-    """Estimate, for single frames, the probability that the task is done; as a RewardModel, reward 1.0 once it is.
+    """Estimate from single frames the probability that the task is done; as a RewardModel, give 1.0 once it is.
 
     A task is done when the probability of `min_consecutive` consecutive frames reaches the threshold.
 
@@ -160,7 +160,7 @@ class SuccessHead(FrameNetwork):
         """Return the success probability of each frame, on the CPU.
 
         Raises:
-            CheckpointError: The weights are damaged: the network computes numbers that are not finite.
+            CheckpointError: The weights are damaged: the network's outputs are not finite.
         """
         return self._probabilities(frames, hash_words(instruction, self.config.words))
 
@@ -193,9 +193,9 @@ class SuccessHead(FrameNetwork):
     def score_on_demand(self, footage: Footage, instructions: Sequence[str]) -> RewardOutput:
         """Score as `score` does, from few frames; the probability is left out.
 
-        Frames that are decoded already are looked at first. Those between two of them that are clearly not done are
-        taken as not done, too: a task that is done in between and undone again is missed. Of the others about one in
-        `min_consecutive` is looked at.
+        Scores the frames that are decoded already first. Frames between two of these that are clearly not done count as
+        not done too, so that a task that is done and undone in between is missed. Of the other frames it decodes about
+        one in `min_consecutive`.
         """
         run, words = self.config.min_consecutive, [hash_words(text, self.config.words) for text in instructions]
         low = self.config.clearly_not * self.config.threshold

@@ -19,9 +19,9 @@ class FunctionReward:
     **A reward of 1.0 or more means that the task is done: the episode terminates.** Keep a dense reward below 1.0, or
     return a `RewardOutput` with `done` from a reward model of your own.
 
-    By default the function gets the latest frame alone, once a chunk. With `max_frames` and `stride` it gets the last
-    `max_frames` of frames 0, stride, 2 stride, ... of the episode (0 is the initial frame) and of the latest, fewer
-    while the episode is younger. The video is uint8 (t, h, w, 3), oldest first.
+    By default the function gets the latest frame alone, after every chunk. With `max_frames` and `stride` it gets the
+    latest frame and frames 0, stride, 2 stride, ... of the episode (0 is the initial frame), at most the last
+    `max_frames` of them. The video is uint8 (t, h, w, 3), oldest first.
 
     Example:
         >>> brightness = FunctionReward(lambda video, instruction: float(video[-1].float().mean()) / 255)

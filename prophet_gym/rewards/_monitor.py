@@ -39,7 +39,7 @@ class PrecisionMonitor:
     """
 
     def __init__(self, *, floor: float = 0.7, window: int = 200, stop: bool = False) -> None:
-        """Distrust the reward model below the `floor` over the latest `window` videos: warn, or `stop` by an error."""
+        """Watch the precision over the latest `window` videos; below the `floor` warn, or `stop` with an error."""
         if require_number("floor, between 0 and 1,", floor, above=0) >= 1:
             raise ValueError(f"floor must be between 0 and 1, got {floor}")
         require_count("window", window)
@@ -49,9 +49,9 @@ class PrecisionMonitor:
         self._latest: deque[tuple[bool, bool]] = deque(maxlen=window)
 
     def update(self, update: int, called: Bool[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> Reading:
-        """Take in which videos were rewarded and which succeeded; leave out videos that were not scored.
+        """Add scored videos: whether each was rewarded, and whether it succeeded; unscored ones must be left out.
 
-        RewardCollapseError where precision has collapsed and the monitor is to stop the run.
+        RewardCollapseError if the precision has collapsed and `stop` is set.
         """
         if called.shape != truth.shape:
             raise ValueError(f"each reward needs its truth, got {len(called)} rewards and {len(truth)} truths")
@@ -87,9 +87,10 @@ class PrecisionMonitor:
     ) -> Reading:
         """Let the current policy dream an episode in every sub-environment, and compare the rewards with the truth.
 
-        The `dreams` start from held-out states and are rewarded by the model that the policy learns from (ValueError
-        unless autoreset is DISABLED and episodes end); the policy acts from observation and info for all of them.
-        `truth` says what the same chunks lead to, e.g. `prophet_gym.sims.env.true_outcomes` of a simulator.
+        The env `dreams` starts from held-out states and has the reward model that the policy learns from (ValueError
+        unless its autoreset is DISABLED and its episodes end). The policy maps observation and info to the chunks of
+        all sub-environments. `truth` returns the true outcomes of the same chunks, as
+        `prophet_gym.sims.env.true_outcomes` does in a simulator.
         """
         mode, horizon = dreams.metadata.get("autoreset_mode"), getattr(dreams.unwrapped, "max_episode_steps", None)
         if mode is not AutoresetMode.DISABLED or horizon is None:

@@ -36,19 +36,18 @@ _FUNCTION: _Readers = {"when": str, "stride": int, "max_frames": int}
 def make_reward_model(name: str, head: Path | None = None, device: str = "cpu", *, chunk: int = 8) -> RewardModel:
     """Build the reward model that `name` describes; the same object for the same arguments, so weights load once.
 
-    These are the names, which `reward=` of `gym.make` takes too. Options follow a question mark, joined by `&`, as in
-    an address:
+    `reward=` of `gym.make` takes the same names. Options follow a question mark and are joined by `&`, as in a URL:
 
-        success                                  the checkpoint's success head: 1.0 once success is held
+        success                                  the checkpoint's success head: 1.0 once the task is found done
         classifier?reward=relative               the same head, rewarding the change of its probability
         FOLDER                                   a success head, or what `prophet train-reward --backbone vlm` wrote
-        vlm:Qwen/Qwen2.5-VL-7B-Instruct?bits=4   votes of a model on this machine
-        vlm:http://host:8000/v1?samples=3#MODEL  votes of a model behind an OpenAI-compatible endpoint
+        vlm:Qwen/Qwen2.5-VL-7B-Instruct?bits=4   majority vote of a model on this machine
+        vlm:http://host:8000/v1?samples=3#MODEL  majority vote of a model behind an OpenAI-compatible endpoint
         likelihood:Qwen/Qwen2.5-VL-7B-Instruct   token likelihoods of a model on this machine
-        my_rewards:brightness?stride=4           a function of a module of yours, or a class of a reward model
+        my_rewards:brightness?stride=4           a function or a reward model's class in your own module
 
-    `head` is the folder of the checkpoint's success head, where there is one, `device` where a model on this machine
-    runs unless its options say so, and `chunk` the frames between two scores, for `reward=relative`.
+    `head` is the folder of the checkpoint's success head, if it has one, `device` the default device of a model on this
+    machine, and `chunk` the number of frames between two scores, which `reward=relative` needs.
 
     Raises:
         UnknownOptionError: There is no such form or option.

@@ -48,7 +48,7 @@ class Patience:
 
 
 class RemoteVlm:
-    """Answer questions by asking an endpoint, many at the same time.
+    """Answer questions through an endpoint, many at the same time.
 
     The key comes from the environment variable `PROPHET_VLM_API_KEY`, or, for OpenAI's own host, from
     `OPENAI_API_KEY`. It is read when a request is made, sent to this host alone, and removed from every message.
@@ -67,8 +67,9 @@ class RemoteVlm:
     ) -> None:
         """Check the address, e.g. `http://localhost:8000/v1`; nothing is sent yet.
 
-        `model` is the name that the endpoint knows the model by, `refused` are the fields that this endpoint does not
-        take, of `max_tokens` (then sent as `max_completion_tokens`), `temperature` and `seed` (then left out).
+        `model` is the endpoint's name of the model. `refused` are those of the fields `max_tokens`,
+        `temperature` and `seed` that the endpoint does not take: the first is sent as `max_completion_tokens`, the
+        others are left out.
 
         Raises:
             ValueError: The address is malformed or holds a key; a number is out of its range.
@@ -99,7 +100,7 @@ class RemoteVlm:
         self._warned: set[str] = set()
 
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
-        """Return one reply per question, in order; never raise for what the server does.
+        """Return one reply per question, in order; a failure of the server is a reply too, not an error.
 
         A Ctrl-C ends it at once, with all requests that are under way. ValueError for a key that is no printable ASCII.
         """

@@ -145,11 +145,11 @@ class Votes:
 
 
 class VlmReward:
-    r"""Reward a video with 1.0 where a vision-language model's answers have a majority for success.
+    r"""Reward a video with 1.0 if most answers of a vision-language model say success.
 
-    Zero-shot, as the paper scores BRIDGE and its real robot: frames labelled with their step, a chain of thought, five
-    samples, majority. Unreadable answers, ties and unanswered questions leave the video unscored; the first time that
-    no sample of a question can be read, a warning says so.
+    This is zero-shot, as the paper scores BRIDGE and its real robot: frames labelled with their step, a chain of
+    thought, five samples and a majority vote. Unreadable answers, ties and unanswered questions leave the video
+    unscored; the first time that no sample of a question can be read, a warning says so.
 
     Differences from the paper:
         * Sampling stops as soon as the majority is known.
@@ -184,8 +184,8 @@ class VlmReward:
     ) -> None:
         r"""Keep the parts; nothing is asked yet. For `when` and `stride` see `RewardModel`.
 
-        More than half of `samples` answers decide on a video; `retries` unreadable ones are asked for again. Answers to
-        the prompt, by default the installed one named `success`, must end in `\box{Success}` or `\box{Failure}`.
+        More than half of `samples` answers decide on a video; up to `retries` unreadable ones are sampled again. Answers
+        to the prompt, by default the installed one named `success`, must end in `\box{Success}` or `\box{Failure}`.
         """
         self.model = model
         self.prompt = prompt or Prompt.read("success")
