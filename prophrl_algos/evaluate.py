@@ -19,23 +19,23 @@ _START_KEYS = ("suite", "task", "start", "split", "instruction")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of a policy's episodes, in the order of the cells that were asked for."""
+    """Hold the results of a policy's episodes, in the order of the cells."""
 
     episodes: tuple[EpisodeResult, ...]
 
     @property
     def scored(self) -> list[EpisodeResult]:
-        """The episodes whose end was scored."""
+        """Return the episodes whose end was scored."""
         return [episode for episode in self.episodes if episode.scored]
 
     @property
     def success(self) -> float:
-        """Success rate over the scored episodes; NaN if none was scored."""
+        """Return the success rate over the scored episodes; NaN if none was scored."""
         return sum(each.success for each in self.scored) / len(self.scored) if self.scored else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of `success`; (0, 1) if no episode was scored."""
+        """Return Wilson's 95% interval of `success`; (0, 1) if no episode was scored."""
         successes = [each.success for each in self.scored]
         return wilson(sum(successes), len(successes)).interval if successes else (0.0, 1.0)
 
@@ -70,17 +70,17 @@ def evaluate(
     seed: int = 0,
     schedule: FlowSchedule | None = None,
 ) -> Evaluation:
-    """Run one episode per cell, as many at once as the env has sub-environments.
+    """Run one episode per cell, in all sub-environments of the env at once.
 
-    Where the env has `check_reset`, a cell that it would refuse is refused before any episode is run.
+    If the env has `check_reset`, the reset options of all cells are checked before any episode is run.
 
     Args:
         policy: Policy in eval mode.
-        env: With autoreset DISABLED; official starts are welcome here.
-        cells: Reset options of each episode, for example `{"task": 3, "start": 7}`, all with the same names; or a
-            number of episodes, whose initial states the seed draws.
-        seed: Episode i has seed `seed + i` in the env, and noise of its own in the policy.
-        schedule: How chunks are sampled; the ODE with the policy's own number of steps if not given.
+        env: Vector env with autoreset DISABLED; official initial states are allowed here.
+        cells: Reset options of each episode, for example `{"task": 3, "start": 7}`, all with the same keys; or a number
+            of episodes, whose initial states the seed draws.
+        seed: Episode i has seed `seed + i` in the env, and its own noise in the policy.
+        schedule: How chunks are sampled; by default the ODE with the policy's own number of steps.
 
     Raises:
         ValueError: The env or a cell does not fit, or the env gave a reward that is not finite.

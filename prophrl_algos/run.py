@@ -21,15 +21,15 @@ def run(
     evaluate: Callable[[], Metrics] | None = None,
     evaluate_every: int = 10,
 ) -> None:
-    """Run the updates that are left.
+    """Run the remaining updates of a run, and save it in a folder.
 
     `folder/last.pt` holds the trainer; a run that was killed resumes from it and ends with the same weights.
-    `folder/best.pt` holds the policy's weights at the best evaluation so far. The trainer is fresh, with the arguments
-    of the run that is resumed, if there is one. `evaluate` returns at least `success` and is called after every
-    `evaluate_every` updates and the last one; loggers take what it says as `evaluation/...`.
+    `folder/best.pt` holds the policy's weights at the best evaluation so far. To resume, pass a new trainer with the
+    arguments of the run. `evaluate` returns at least `success` and is called after every `evaluate_every` updates and
+    after the last; loggers get its results as `evaluation/...`.
 
     Raises:
-        CheckpointError: `folder/last.pt` is damaged, or of an earlier version.
+        CheckpointError: `folder/last.pt` is damaged, or an earlier version wrote it.
         ValueError: The folder holds a run with other settings.
     """
     if evaluate_every < 1:

@@ -68,16 +68,16 @@ def sft(
 ) -> float:
     """Fit a policy to demonstrations and return the mean loss of the last tenth of the steps.
 
-    With a folder, `folder/sft.pt` is written whole every `save_every` steps, and a run that was killed resumes from it
+    With a folder, `folder/sft.pt` is written atomically every `save_every` steps; a run that was killed resumes from it
     with the same result.
 
     Args:
-        policy: Trained in place, in train mode; left in eval mode.
-        draw: Returns batches.
-        config: How long and how fast.
-        folder: Folder of the checkpoint; none is written if not given.
-        logger: Takes the loss every 50 steps.
-        precision: Of the products in the loss.
+        policy: Policy, trained in place in train mode and left in eval mode.
+        draw: Draws a batch of demonstrations.
+        config: Steps, batch size and optimizer.
+        folder: Folder of the checkpoint; by default none is written.
+        logger: Logs the loss every 50 steps.
+        precision: Precision of the matrix products in the loss.
 
     Raises:
         FloatingPointError: The loss is not finite; nothing of that step is saved.

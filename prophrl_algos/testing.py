@@ -19,13 +19,13 @@ def check_flow_policy(
 ) -> None:
     """Check a policy against the contract of `FlowPolicy`.
 
-    It checks sizes and dtypes, purity, independence of the batch around an element, contexts, seeds, re-scoring to the
-    bit (a ratio of 1), gradients and padding; with `fit_steps`, also that sampling and `decode` give back what
-    `sft_loss` teaches in so many steps of Adam, which a flipped time or sign fails; the weights are put back.
+    It checks sizes and dtypes, purity, independence of batch elements, contexts, seeds, re-scoring to the bit (a ratio
+    of exactly 1), gradients and padding. With `fit_steps` it also checks that sampling and `decode` reproduce what
+    `sft_loss` teaches in this many steps of Adam, which a flipped time or sign fails; the weights are restored.
 
-    The policy is in eval mode, with weights that are not degenerate (a zero-initialised head hides errors);
-    observations are of two or more different sub-environments, with an instruction for each. Log-probs and velocities
-    may differ by `tolerance` between batchings, where 1 is their scale.
+    Pass a policy in eval mode whose weights are not degenerate (a zero-initialised head hides errors), and observations
+    of two or more different sub-environments, with an instruction for each. Between batch sizes log-probs and
+    velocities may differ by `tolerance`, where 1 is their scale.
 
     Raises:
         AssertionError: Says what must hold and what was found.

@@ -44,22 +44,22 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode. Frame i was seen before action i, the last frame after the last action: t actions, t + 1 frames.
+    """Hold one recorded episode of t actions and t + 1 frames; frame i was seen before action i.
 
     Attributes:
-        name: Where it lies, for messages.
-        actions: What the robot was told, in its own units.
+        name: Its path or name, for messages.
+        actions: The actions, in the robot's own units.
         instruction: The task in words.
-        fps: Frames, and actions, a second.
-        robot: Which embodiment it is.
-        read: Decodes some of its frames; no frame is decoded before it is asked for.
+        fps: Number of frames, and of actions, per second.
+        robot: Name of the embodiment.
+        read: Decodes frames on request: `start, stop -> frames`.
         tools: Where the tools are at every frame: position (metres, in the frame of the camera's matrix), Euler angles
-            x, y, z (radians, R = Rz Ry Rx) and openness (1 open .. 0 closed) of each; None where it is not known.
-        camera: The matrix of what it shows (see `CameraSpec`); None where it is not known.
-        simulation: What a simulator recorded beside it; None for an episode of another data set.
+            x, y, z (radians, R = Rz Ry Rx) and openness (1 open .. 0 closed) of each; None if not known.
+        camera: The matrix of its camera (see `CameraSpec`); None if not known.
+        simulation: What a simulator recorded besides; None for an episode of another data set.
 
     Raises:
-        ValueError: Actions or tools are not finite, or the tools are not there for every frame.
+        ValueError: Actions or tools are not finite, or tools are missing for some frame.
 
     Example:
         >>> dark = lambda start, stop: np.zeros((stop - start, 48, 64, 3), np.uint8)

@@ -63,22 +63,22 @@ class _Demo:
 
 
 class Hdf5Source:
-    """Demonstrations of one HDF5 file, or of all `*.hdf5` of a folder.
+    """Read the demonstrations of one HDF5 file, or of all `*.hdf5` files of a folder.
 
     Args:
         path: The file or the folder.
         layout: Who wrote it: `LIBERO`, `LIBERO_REGENERATED`, `ROBOMIMIC`, or one of your own.
-        split: A robomimic filter key, e.g. `train`; all demonstrations if not given.
-        instruction: The task in words, where the file does not say it.
-        fps: The frame rate, where the file does not say it (`control_freq`).
-        tools: Which data of `obs` say where the tools are, and how.
-        calibration: The camera's matrix for all, or one each in the order of files and numbers, NaN where not known.
-        episodes: Only these, e.g. `demo_3`, or `pick_up_the_milk_demo.hdf5/demo_3` in a folder; all if not given.
-        without: Episodes to leave out; anything else in the file's group `data` has to be named here.
+        split: A robomimic filter key, e.g. `train`; all demonstrations by default.
+        instruction: The task in words, if the file does not have it.
+        fps: The frame rate, if the file does not have it (`control_freq`).
+        tools: Which data sets of `obs` give the poses of the tools, and in which form.
+        calibration: The camera's matrix, one for all or one for each, by files and numbers; NaN if not known.
+        episodes: Episodes to read, e.g. `demo_3`, or `pick_up_the_milk_demo.hdf5/demo_3` in a folder; by default all.
+        without: Episodes to leave out, and all else in the file's group `data` that is no episode.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file is cut off or contradicts the layout, or does not say what has to be given then.
+        ValueError: A file is truncated or contradicts the layout, or lacks something that is not given either.
         UnknownOptionError: There is no such camera, split, state or demonstration.
     """
 
@@ -114,11 +114,11 @@ class Hdf5Source:
         return len(self.demos)
 
     def steps(self, index: int) -> int:
-        """Return how many actions of episode `index` have both their frames."""
+        """Return the number of actions of episode `index` with a frame before and after."""
         return self.demos[index].steps
 
     def episode(self, index: int) -> Episode:
-        """Read the actions of episode `index`, and where its tools are; ValueError where they are not as told."""
+        """Read the actions and tool poses of episode `index`; ValueError if they contradict the layout."""
         demo, first = self.demos[index], self.layout.first_action
         name = f"{demo.key} of {demo.path}"
         with _open(demo.path) as stored:

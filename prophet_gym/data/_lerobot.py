@@ -77,24 +77,24 @@ class _Line:
 
 
 class LeRobotSource:
-    """A LeRobot data set on disk; `huggingface_hub.snapshot_download(..., repo_type="dataset")` fetches one.
+    """Read a LeRobot data set from disk; `huggingface_hub.snapshot_download(..., repo_type="dataset")` fetches one.
 
     Args:
         root: Its folder, the one that holds `meta/info.json`.
         camera: The feature to read as frames, e.g. `observation.images.agentview`.
         action: The feature to read as actions.
-        orient: How its images become upright, see `ORIENT`. LIBERO sets that were made for OpenVLA and openpi are
-            mirrored: `columns_reversed`.
-        tools: Which features say where the tools are, and how.
-        calibration: The camera's matrix for all episodes, or one for each by number, NaN where it is not known.
-        episodes: The numbers of those to read; all if not given.
+        orient: How to turn the images upright, see `ORIENT`. LIBERO data sets made for OpenVLA and openpi are mirrored:
+            `columns_reversed`.
+        tools: Which features give the poses of the tools, and in which form.
+        calibration: The camera's matrix, one for all episodes or one for each by number; NaN if not known.
+        episodes: Numbers of the episodes to read; by default all.
         without: Numbers of episodes to leave out.
-        tolerance: How far a row's time stamp may lie from where the stated rate has it, in frames; recordings of real
-            robots may need 0.3. At one half another row is as near.
+        tolerance: Largest distance of a time stamp from the stated frame rate, in frames, below 0.5; recordings of
+            real robots may need 0.3.
 
     Raises:
         FileNotFoundError: A file of the index is missing.
-        ValueError: The layout is another version, the index contradicts itself or a file is cut off.
+        ValueError: The layout has another version, the index contradicts itself, or a file is truncated.
         UnknownOptionError: There is no such camera, action feature, state feature or episode.
     """
 
@@ -136,11 +136,11 @@ class LeRobotSource:
         return len(self.entries)
 
     def steps(self, index: int) -> int:
-        """Return how many actions of episode `index` have both their frames."""
+        """Return the number of actions of episode `index` with a frame before and after."""
         return max(self.entries[index].rows - 1, 0)
 
     def episode(self, index: int) -> Episode:
-        """Read the actions of episode `index`, and where its tools are; ValueError where its rows are not as told."""
+        """Read the actions and tool poses of episode `index`; ValueError if they contradict the index."""
         entry = self.entries[index]
         name = f"episode {entry.number} of {self.root}"
         table = _read_rows(entry.data, entry.number, list(dict.fromkeys([self.action, "timestamp", *self.states])))

@@ -255,14 +255,14 @@ def list_recordings(
 
 
 class RecordingSource:
-    """A folder that `prophet collect` wrote, as one of the data sets that training mixes.
+    """Read a recording of `prophet collect` as one of the data sets that training mixes.
 
-    `episodes` are the only ones read, e.g. `task_03/episode_00007`, and `without` are left out.
+    `episodes` names the only ones to read, e.g. `task_03/episode_00007`, and `without` those to leave out.
 
     Raises:
         FileNotFoundError: `folder` is no recording.
-        UnknownOptionError: It has no such episode.
-        ValueError: It starts from official initial states, which are for evaluation alone, or an episode is damaged.
+        UnknownOptionError: The recording has no such episode.
+        ValueError: The recording starts from official initial states, which are for evaluation alone, or is damaged.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class LeRobotVectorEnv(VectorEnv):
 
     It takes one action per step; a chunk runs with its last action. Observations are `pixels` with `image`, and
     `agent_pos` where the env has proprioception; `info["final_info"]["is_success"]` is the success of an episode.
-    `envs`, `call` and `get_attr` answer what LeRobot asks of single envs.
+    `envs`, `call` and `get_attr` return what LeRobot reads of single envs.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
@@ -57,7 +57,7 @@ class LeRobotVectorEnv(VectorEnv):
 
     @property
     def envs(self) -> list[SimpleNamespace]:
-        """What LeRobot asks of each single env: `task`, `task_description`, `_max_episode_steps`."""
+        """Return what LeRobot reads of each single env: `task`, `task_description`, `_max_episode_steps`."""
         horizon = self._horizon
         return [SimpleNamespace(task=text, task_description=text, _max_episode_steps=horizon) for text in self._texts]
 
@@ -72,7 +72,7 @@ class LeRobotVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict]:
-        """Start episodes, with one seed or one each; of the options, LeRobot's own (`lerobot_*`) are left out."""
+        """Start episodes, with one seed or one for each; ignore LeRobot's own options (`lerobot_*`)."""
         # Since 0.6 LeRobot gives options of its own to every env.
         own = {name: value for name, value in (options or {}).items() if not name.startswith("lerobot_")}
         observation, infos = self._inner.reset(seed=seed, options=own or None)

@@ -21,8 +21,9 @@ class _Step(StepDataCallback):
 def collector(env: gym.Env) -> DataCollector:
     """Return a Minari `DataCollector` around an env, with `task`, `start`, `success` and the like in infos.
 
-    Make the env by its whole name, `gym.make("prophet_gym:Prophet-LIBERO-v0", weights=...)`, or import prophet_gym
-    before `recover_environment`: Gymnasium knows only the ids of imported packages. ValueError for an env without spec.
+    Make the env with the module in its id, `gym.make("prophet_gym:Prophet-LIBERO-v0", weights=...)`, or import
+    prophet_gym before `recover_environment`: Gymnasium knows only the ids of imported packages. ValueError for an env
+    without a spec.
     """
     if env.spec is None:
         raise ValueError("Minari stores how to make the env: pass one from gym.make(id, ...)")

@@ -94,7 +94,7 @@ class Sb3VecEnv(VecEnv):
         return [None if image is None else np.asarray(image) for image in images]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return the env's attribute, which all sub-environments share, once for each."""
+        """Return the env's attribute, once for each sub-environment, since all share it."""
         env: Any = self.envs
         while not hasattr(env, attr_name) and isinstance(env, gym.vector.VectorWrapper):
             env = env.env

@@ -158,7 +158,7 @@ class SmallProphet(Prophet):
 
     @torch.no_grad()
     def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
-        """Return recorded frames as a dream would show them, an upper bound on dreams; the background is the first's."""
+        """Return recorded frames as a dream would show them, with the first's background: an upper bound on dreams."""
         frames = self._checked_frames(frames)
         latents = self.autoencoder.encode(frames.flatten(0, 1))
         decoded = self.autoencoder.decode(latents).unflatten(0, frames.shape[:2])

@@ -23,7 +23,7 @@ _REGISTERED: dict[str, str] = dict.fromkeys(("libero_spatial", "libero_object", 
 
 @runtime_checkable
 class Arm(Protocol):
-    """What a script reads from a simulator."""
+    """Declare what a script reads from a simulator."""
 
     @property
     def target_name(self) -> str:
@@ -45,15 +45,15 @@ class Arm(Protocol):
 
 @runtime_checkable
 class Simulator(Arm, Protocol):
-    """One task of one suite: physics in steps of one action, frames on demand, and whether the task is done.
+    """Simulate one task of one suite, one action at a time; render on request and tell whether the task is done.
 
     Attributes:
-        robot: The name of its embodiment, whose `action_spec` bounds its actions and whose `control_hz` is its rate.
-        looks: How it can be drawn; the first is the default.
-        tasks: How many tasks a suite has.
-        modes: The scripts that can act in it; a `mixture` is of some of them.
-        official_states: How many initial states a task has for evaluation; 0 if there are none.
-        size: Height and width of a frame, pixels.
+        robot: Name of the embodiment, whose `action_spec` bounds the actions and whose `control_hz` is the rate.
+        looks: Names of the ways in which it can draw; the first is the default.
+        tasks: Number of tasks of a suite.
+        modes: Names of the scripts that can act in it; a `mixture` is of some of them.
+        official_states: Number of initial states of a task that are for evaluation; 0 if there are none.
+        size: Height and width of a frame in pixels.
     """
 
     robot: ClassVar[str]
@@ -71,23 +71,23 @@ class Simulator(Arm, Protocol):
 
     @classmethod
     def require(cls, look: str) -> None:
-        """Prepare to run in this process; raise MissingAssetsError, which says what to install, where it cannot."""
+        """Prepare to run in this process; MissingAssetsError says what to install if that is impossible."""
         ...
 
     @classmethod
     def provenance(cls, look: str) -> dict[str, Any]:
-        """Return what a recording's meta.json says of its making: versions of packages, scripts and looks."""
+        """Return what a recording's meta.json stores of its origin: versions of packages, scripts and looks."""
         ...
 
     @classmethod
     def mixture(cls, suite: str) -> Mapping[str, float]:
-        """Return which of its scripts act in a recording of the suite, and how often."""
+        """Return the scripts that act in a recording of the suite, and how often each does."""
         ...
 
     def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
-        """Return a script's actions, and those after its end.
+        """Return the actions of a script, and those that follow after its end.
 
-        The simulator has been reset and is stepped with each action before the next is asked for.
+        The simulator has been reset, and each action is run before the next is drawn.
         """
         ...
 
@@ -96,7 +96,7 @@ class Simulator(Arm, Protocol):
         ...
 
     def starts_officially(self) -> bool:
-        """Tell whether the present state is one of the official ones, which nothing may be trained from."""
+        """Tell whether the current state is an official one, which must not be trained from."""
         ...
 
     def step(self, action: np.ndarray) -> None:
@@ -104,7 +104,7 @@ class Simulator(Arm, Protocol):
         ...
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Draw this moment, upright, RGB; a fresh array."""
+        """Render the current state as a new array, upright, RGB."""
         ...
 
     def success(self) -> bool:

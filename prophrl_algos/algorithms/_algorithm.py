@@ -70,21 +70,21 @@ def plain_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " time
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to learn from groups of rollouts: what is sampled, what a ratio is, and how the ratios become a loss.
+    """Define how to learn from groups of rollouts: sampling, ratio, advantages and loss.
 
     Five published algorithms differ in `reduce` alone, or in `reduce` and one more field.
 
     Attributes:
-        name: Name for `prophrl train --algo`; a run that is resumed must have the name it began with.
-        summary: One line on what it is, for the command's overview.
-        reduce: From the log-ratio of every flow step to those that are clipped, and their weights in the loss.
-        kernel: The sampler's stochastic step; a kernel with weights is trained too.
-        choose: Which flow steps are stochastic.
-        path: What is scored: `sampled_path`, or `renoised` for the forward process.
-        score: What the ratio is taken of, for example `guarded_log_prob`.
+        name: Name for `prophrl train --algo`; a resumed run must have the name that it began with.
+        summary: One line of description, for the overview of `prophrl`.
+        reduce: Maps the log-ratios of all flow steps to those that are clipped, and their weights in the loss.
+        kernel: The sampler's stochastic step; if it has weights, they are trained too.
+        choose: Chooses the flow steps that are stochastic.
+        path: Chooses the path that is scored: `sampled_path`, or `renoised` for the forward process.
+        score: Returns the quantity whose ratio is taken, for example `guarded_log_prob`.
         advantages: `group_advantages` or `leave_one_out_advantages`.
         loss_weights: `per_entry`, the masked mean, or `per_trajectory`.
-        make_kernel: Makes a kernel with weights, whose size depends on the policy; see `sized`.
+        make_kernel: Makes a kernel with weights for a policy's sizes, see `sized`.
 
     Example:
         >>> from dataclasses import replace
@@ -105,7 +105,7 @@ class Algorithm:
     make_kernel: Callable[[FlowSpec], Kernel] | None = None
 
     def sized(self, spec: FlowSpec) -> "Algorithm":
-        """Return the algorithm for a policy's sizes: with fresh weights, where its kernel has any."""
+        """Return the algorithm for a policy's sizes, with new weights if its kernel has any."""
         return self if self.make_kernel is None else replace(self, kernel=self.make_kernel(spec), make_kernel=None)
 
     def loss(

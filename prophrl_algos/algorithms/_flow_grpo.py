@@ -54,12 +54,12 @@ def guarded_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " ti
 
 FLOW_GRPO = Algorithm("flow-grpo", "scores the sampled path, one ratio per flow step", mean_over_chunk)
 FLOW_GRPO_CPS = replace(
-    FLOW_GRPO, name="flow-grpo-cps", summary="Flow-GRPO with noise that keeps the flow's coefficients", kernel=cps_step
+    FLOW_GRPO, name="flow-grpo-cps", summary="Flow-GRPO with coefficients-preserving noise (CPS)", kernel=cps_step
 )
 FLOW_GRPO_FORWARD = replace(
     FA_GRPO_FORWARD,
     name="flow-grpo-forward",
-    summary="ours: Flow-GRPO's loss on how well the actions are denoised (after FPO)",
+    summary="ours: Flow-GRPO that scores how well noised actions are denoised (after FPO)",
     reduce=mean_over_chunk,
 )
 GRPO_GUARD = replace(

@@ -27,18 +27,18 @@ def sum_flow_steps(
 
 FA_GRPO = Algorithm(
     "fa-grpo",
-    "the paper's own (ProphRL): scores the sampled path, one ratio per action dimension, flow steps summed",
+    "the paper's own (ProphRL): one ratio per action dimension, from log-ratios summed over flow steps",
     sum_flow_steps,
 )
 FA_GRPO_CPS = replace(
-    FA_GRPO, name="fa-grpo-cps", summary="FA-GRPO with noise that keeps the flow's coefficients", kernel=cps_step
+    FA_GRPO, name="fa-grpo-cps", summary="FA-GRPO with coefficients-preserving noise (CPS)", kernel=cps_step
 )
 # The mean gradient of an error is not 0, unlike that of a log-density: with one weight per entry, failures would
 # outweigh successes by being longer.
 FA_GRPO_FORWARD = replace(
     FA_GRPO,
     name="fa-grpo-forward",
-    summary="not the paper's, ours: FA-GRPO's loss on how well the actions are denoised (after FPO)",
+    summary="not the paper's, ours: FA-GRPO that scores how well noised actions are denoised (after FPO)",
     choose=no_step,
     path=renoised,
     loss_weights=per_trajectory,

@@ -16,14 +16,14 @@ Obs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class FlowSpec:
-    """The sizes of a flow policy, each at least 1.
+    """Hold the sizes of a flow policy, each at least 1.
 
     Attributes:
-        horizon: Actions H that a latent holds: its rows.
-        latent_dim: Columns D of the latent, with padding.
-        action_dim: Columns A <= D that are an action's dimensions and are scored.
-        exec_steps: Actions C <= H that are executed and scored.
-        num_steps: Denoising steps K.
+        horizon: Number H of actions in a latent.
+        latent_dim: Number D of dimensions of each action in a latent, padding included.
+        action_dim: Number A <= D of dimensions that belong to the action and are scored.
+        exec_steps: Number C <= H of actions that are executed and scored.
+        num_steps: Number K of denoising steps.
     """
 
     horizon: int
@@ -68,25 +68,25 @@ class TensorContext(dict[str, Tensor]):
 
 @runtime_checkable
 class FlowPolicy(Protocol):
-    """A flow policy; an implementation is an `nn.Module`. t = 1 is noise, t = 0 the action, v = noise - action.
+    """Declare a flow policy, an `nn.Module`: t = 1 is noise, t = 0 the action, and v = noise - action.
 
-    Element i of every output depends on element i of the inputs only. `prophrl_algos.testing.check_flow_policy` says
-    what an implementation gets wrong.
+    Element i of every output depends on element i of the inputs only. `prophrl_algos.testing.check_flow_policy` checks
+    an implementation.
     """
 
     spec: FlowSpec
 
     def prepare(self, env_obs: Any, instructions: Sequence[str]) -> Obs:
-        """Turn an env's observations into policy tensors, without a gradient."""
+        """Turn an env's observations into the policy's input tensors, without a gradient."""
 
     def encode(self, obs: Obs, *, grad: bool) -> Context:
-        """Encode the prefix once; recomputed at the update, never stored. Moves `obs` to the policy's device."""
+        """Encode the prefix for all denoising steps, with `obs` moved to the policy's device; updates recompute it."""
 
     def velocity(self, ctx: Context, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """Return v(x, t) in float32."""
 
     def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
-        """Turn latents into the env's actions, in its units and gripper sign; not part of the log-prob."""
+        """Turn latents into the env's actions, in its units and gripper sign; the log-prob does not include this."""
 
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
@@ -128,7 +128,7 @@ class FlowScores:
 
 @dataclass(frozen=True)
 class FlowPath:
-    """Sampled denoising paths: all that an update needs beside the raw observations.
+    """Hold sampled denoising paths: all that an update needs besides the raw observations.
 
     `latents` are those before the first step and after each of the K; `scores` are of the policy that sampled.
     """
@@ -140,12 +140,12 @@ class FlowPath:
 
     @property
     def log_prob(self) -> Float[Tensor, "s k n a"]:
-        """Log-density of every step under the policy that sampled, in nats."""
+        """Return the log-density of every step under the policy that sampled, in nats."""
         return self.scores.log_prob
 
     @property
     def x0(self) -> Float[Tensor, "s h d"]:
-        """The denoised latents, which `FlowPolicy.decode` reads."""
+        """Return the denoised latents, which `FlowPolicy.decode` reads."""
         return self.latents[:, -1]
 
     def __len__(self) -> int:

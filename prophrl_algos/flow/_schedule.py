@@ -45,15 +45,15 @@ def final_latents(latents: Float[Tensor, "s times h d"]) -> Float[Tensor, "s k h
 
 @dataclass(frozen=True)
 class FlowSchedule:
-    """How a path is sampled, and therefore how it is scored.
+    """Configure how a path is sampled, and therefore how it is scored.
 
     Attributes:
         num_steps: Number K of denoising steps, of equal size.
         noise_level: Noise level a of the SDE, at least 0; 0 is the ODE, as policies are evaluated.
-        kernel: The stochastic step.
-        choose: Which steps are stochastic.
-        initial_noise: Factor on the Gaussian noise that paths begin from; 1 as the flow was trained, 0 for its centre.
-        target: What the density of each step is of.
+        kernel: The stochastic step, for example `flow_sde_step`.
+        choose: Chooses the steps that are stochastic.
+        initial_noise: Factor on the Gaussian noise that paths begin from: 1 as in training, 0 for its mean.
+        target: Returns the values whose density is taken at each step.
 
     Example:
         >>> FlowSchedule(4).times.tolist()
@@ -76,7 +76,7 @@ class FlowSchedule:
 
     @cached_property
     def times(self) -> Float[Tensor, " times"]:
-        """Times from 1 down to 0, one more than there are steps."""
+        """Return the K + 1 times, from 1 down to 0."""
         return torch.linspace(1, 0, self.num_steps + 1, dtype=torch.float32)
 
     def moments(

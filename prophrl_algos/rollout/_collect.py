@@ -53,7 +53,7 @@ class EpisodeResult:
 
     @property
     def instruction(self) -> str:
-        """The task in words; empty where the env does not say it."""
+        """Return the task in words, empty if the env does not give it."""
         return str(self.start.get("instruction", ""))
 
     def add(
@@ -77,7 +77,7 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Decisions (one action chunk each), and the rollouts they belong to.
+    """Hold decisions (one action chunk each), and the rollouts that they belong to.
 
     `trajectory` is the rollout of each decision, `groups` the group of each rollout. `mask` has the actions that were
     executed; `returns` are discounted sums of the valid rewards, and `scored` the rollouts that were scored at their
@@ -99,10 +99,10 @@ class Rollouts:
 
 
 def collect(policy: FlowPolicy, env: VectorEnv, schedule: FlowSchedule, plan: GroupPlan, *, seed: int) -> Rollouts:
-    """Collect groups of rollouts; a group that has ended makes room for the next while the others continue.
+    """Collect groups of rollouts; when a group ends, the next begins while the others continue.
 
-    The sub-environments are split into `num_envs / group_size` places for groups. The policy acts in float32 or under
-    the caller's autocast, which the env is kept out of.
+    `num_envs / group_size` groups run at once. The policy acts in float32 or under the caller's autocast, which does
+    not affect the env.
 
     Raises:
         ValueError: The env's size, autoreset mode or horizon does not fit, or it gave a reward that is not finite.

@@ -57,13 +57,14 @@ class Batch:
 
 
 class Trainer:
-    """Improves a flow policy with groups of rollouts in any vector env with action chunks.
+    """Improve a flow policy with groups of rollouts in any vector env with action chunks.
 
-    Nothing is trained from official starts. Randomness is a function of `config.seed` and the number of the update.
+    Episodes from official initial states are refused. All randomness is a function of `config.seed` and the number of
+    the update.
 
     Attributes:
-        done: Updates so far.
-        reference: The weights that the run began with, where `beta` is above 0.
+        done: Number of updates so far.
+        reference: The weights that the run began with, if `beta` is above 0.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
@@ -90,17 +91,17 @@ class Trainer:
         autocast: torch.dtype | None = None,
         processes: Processes | None = None,
     ) -> None:
-        """Check that everything fits; nothing is generated yet.
+        """Check that the arguments fit together; nothing is generated yet.
 
-        The policy is improved in place and kept in eval mode, since dropout would make an unchanged policy's ratio
-        random. The optimizer is of its parameters, and of those of the algorithm's kernel. The env has autoreset
-        DISABLED and a multiple of the group size. FlowScale is off if it is not given. `autocast` is the precision of
-        velocities; densities are always float32. With `Processes.joined()`, under torchrun, several processes train
-        together.
+        The policy is improved in place and kept in eval mode, since dropout would make the ratio of an unchanged policy
+        random. The optimizer holds the parameters of the policy and of the algorithm's kernel. The env must have
+        autoreset DISABLED, and its number of sub-environments must be a multiple of the group size. FlowScale is off by
+        default. `autocast` is the precision of velocities; densities are always float32. With `Processes.joined()`,
+        under torchrun, several processes train together.
 
         Raises:
             ValueError: Something does not fit; the message says what to change.
-            InvalidStartError: The env starts from official states.
+            InvalidStartError: The env starts from official initial states.
         """
         self.policy, self.optimizer, self.env, self.algorithm = policy, optimizer, env, algorithm
         self.config, self.autocast = config or TrainerConfig(), autocast

@@ -62,8 +62,8 @@ def load_policy(
 ) -> FlowPolicy:
     """Load a policy that is ready to act and to be trained, from a folder, a bundled name or a Hub repository.
 
-    A repository is `owner/repo`, optionally with `@revision`. The chosen family and the reason are logged at level
-    INFO.
+    A repository is `owner/repo`, optionally with `@revision`. The recognised model family and the reason are logged at
+    level INFO.
 
     Raises:
         CheckpointError: The layout is unknown (the message lists the known ones), or tensors are missing, unexpected

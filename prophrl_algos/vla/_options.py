@@ -13,17 +13,17 @@ _CHOICES = {"train": ("expert", "lora", "full", "none"), "without_state": ("refu
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Hold how a policy is loaded, acts and is trained.
+    """Configure how a published policy is loaded, acts and is trained.
 
     Attributes:
-        benchmark: The benchmark that it acts in, a name of `prophrl_algos.vla.conventions`.
-        exec_steps: Number of actions executed per chunk; the benchmark's usual number by default.
+        benchmark: Benchmark that the policy acts in, a name of `prophrl_algos.vla.conventions`.
+        exec_steps: Number of actions of each chunk to execute; the usual number of the benchmark by default.
         num_steps: Number K of denoising steps; the checkpoint's by default.
-        train: What is trained: `expert` (the action expert or flow head), `lora` (low-rank adapters), `full` or `none`.
+        train: Weights to train: `expert` (action expert or flow head), `lora` (low-rank adapters), `full` or `none`.
         language: Whether `lora` also adapts the language model, in families that leave this open.
         dtype: Precision of the weights that are not trained; trained weights are always float32.
         statistics: A file of normalisation statistics that replaces the checkpoint's.
-        unnorm_key: The data set whose statistics are used, where a file holds several.
+        unnorm_key: Data set whose normalisation statistics are used, if the checkpoint has several.
         tokenizer: A Hugging Face tokenizer, a folder or a Hub name; the checkpoint's own by default.
         without_state: What happens when the policy reads a robot state and the observation has none, as in a dream:
             `refuse`, or use the `mean` of the training data.

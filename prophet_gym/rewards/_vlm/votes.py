@@ -184,8 +184,9 @@ class VlmReward:
     ) -> None:
         r"""Keep the parts; nothing is asked yet. For `when` and `stride` see `RewardModel`.
 
-        More than half of `samples` answers decide on a video; up to `retries` unreadable ones are sampled again. Answers
-        to the prompt, by default the installed one named `success`, must end in `\box{Success}` or `\box{Failure}`.
+        More than half of `samples` answers decide on a video; at most `retries` unreadable ones are asked for again.
+        Answers to the prompt, by default the installed one named `success`, must end in `\box{Success}` or
+        `\box{Failure}`.
         """
         self.model = model
         self.prompt = prompt or Prompt.read("success")

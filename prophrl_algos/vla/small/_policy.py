@@ -35,31 +35,31 @@ class SmallVLA(
     license="apache-2.0",
     tags=["robotics", "vision-language-action", "flow-matching"],
 ):
-    """Find places in the image that matter for the instruction, and denoise actions with a transformer that reads them.
+    """Find the places in the image that matter for the instruction, and denoise actions from what they show.
 
     Demonstrations may also show where things are (`obs["points"]`, e.g. of the gripper and of the object to be picked
     up, which a simulator knows). Cloning then teaches the first places to point there; acting never needs it.
 
-    Latents are actions with the demonstrations' mean and deviation taken out (`fit_actions`). The policy sees no joint
-    state and no earlier frame. The weights do not depend on `num_steps`, so one set serves K = 10 and K = 4:
+    Latents are actions, normalised by the demonstrations' mean and deviation (`fit_actions`). The policy sees neither
+    the joint state nor earlier frames. The weights do not depend on `num_steps`, so one set serves K = 10 and K = 4:
     `SmallVLA.from_pretrained(folder, num_steps=4)`.
 
     Args:
         horizon: Number of actions of a chunk; all are executed.
         action_dim: Number of dimensions of an action.
         num_steps: Number K of denoising steps.
-        signs: Dimensions that are sent as -1 or +1; LIBERO's gripper by default.
-        image_size: Images are averaged to this height and width, pixels; a multiple of 8, at least 16.
+        signs: Dimensions of an action that are rounded to -1 or +1; LIBERO's gripper by default.
+        image_size: Height and width, in pixels, that images are scaled down to; a multiple of 8, at least 16.
         places: Number of places.
         width: Width of text, places and transformer; a multiple of `heads`.
         layers: Number of layers of the transformer.
         heads: Number of attention heads.
         max_bytes: Largest number of bytes of an instruction.
-        draws: Number of noises and times per demonstration in `sft_loss`; the image is read once for all of them.
-        shift: In train mode images are moved by up to this many pixels.
-        jitter: In train mode contrast and brightness of each colour vary by this fraction.
-        blur: In train mode images are mixed with themselves blurred by a Gaussian of this many pixels (0 for never), so
-            that the policy reads a world model's images, which are never quite sharp, as it does a camera's.
+        draws: Number of samples of noise and time per demonstration in `sft_loss`; the image is encoded once for all.
+        shift: Largest shift of images in train mode, in pixels.
+        jitter: Largest change of each colour's contrast and brightness in train mode, as a fraction.
+        blur: Width in pixels of the Gaussian blur that is mixed into images in train mode (0 for none), so that the
+            policy reads the blurry images of a world model as it does those of a camera.
         seed: Seed of the weights.
 
     Raises:
@@ -126,12 +126,12 @@ class SmallVLA(
 
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> str | None:
-        """Return why a folder is of this class: `save_pretrained` writes its arguments."""
+        """Return why a folder's config is that of a SmallVLA; None if it is not."""
         return "config.json holds the arguments of a SmallVLA" if {"places", "max_bytes"} <= config.keys() else None
 
     @classmethod
     def load(cls, folder: Path, options: LoadOptions) -> "SmallVLA":
-        """Load a policy that `save_pretrained` wrote; ValueError for options that it cannot fulfil."""
+        """Load a policy that `save_pretrained` wrote; ValueError for options that do not apply to it."""
         if options.train == "lora":
             raise ValueError("a SmallVLA has no adapters: pass train='full', 'expert' (its action head) or 'none'")
         config = read_json(folder / CONFIG)
@@ -150,10 +150,10 @@ class SmallVLA(
     def save_pretrained(
         self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **kwargs: Any
     ) -> str | None:
-        """Write config, weights and, where there is none yet, a card: whole or not at all.
+        """Write config, weights and, if there is none yet, a card, atomically.
 
-        With `push_to_hub` they are pushed then, `repo_id` (the folder's name by default) and `kwargs` as in
-        `PyTorchModelHubMixin`, and the commit's address is returned. CheckpointError if a weight is not finite.
+        With `push_to_hub` the folder is then pushed, with `repo_id` (the folder's name by default) and `kwargs` as in
+        `PyTorchModelHubMixin`, and the commit's URL is returned. CheckpointError if a weight is not finite.
         """
         require_finite(self.state_dict(), "the policy", why="cannot be saved")
         folder = Path(save_directory)
@@ -165,12 +165,12 @@ class SmallVLA(
         return self.push_to_hub(repo_id or folder.name, **kwargs) if push_to_hub else None
 
     def fit_actions(self, actions: Float[Tensor, "n a"]) -> None:
-        """Take the demonstrations' mean and deviation as the scale of latents; call it before any training."""
+        """Set the normalisation of latents from demonstrations; call it before any training."""
         self.action_mean.copy_(actions.mean(0).masked_fill(self.binary.cpu(), 0.0))
         self.action_std.copy_(actions.std(0).clamp(min=_LEAST_STD).masked_fill(self.binary.cpu(), 1.0))
 
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
-        """Return images at the policy's own size, and the bytes of the instructions.
+        """Return images scaled to the policy's size, and the bytes of the instructions.
 
         Raises:
             ValueError: An instruction is too long, or images are not uint8 `(rows, h, w, 3)`.
@@ -196,7 +196,7 @@ class SmallVLA(
         return self.head(x, t, ctx["prefix"]).float()
 
     def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
-        """Return the actions; those of `signs` are -1 or +1."""
+        """Return the actions; the dimensions in `signs` are -1 or +1."""
         del obs
         actions = x0 * self.action_std + self.action_mean
         return torch.where(self.binary, torch.where(actions >= 0, 1.0, -1.0), actions)
@@ -204,15 +204,15 @@ class SmallVLA(
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
-        """Return the mean squared error of the velocity at `draws` times per row; in train mode on varied images.
+        """Return the mean squared error of velocities at `draws` times per demonstration; train mode augments images.
 
         Times are denser towards noise, with density 1.5 sqrt(t): the Beta(1.5, 1) of pi0 (arXiv 2410.24164, app. B).
 
         Args:
-            obs: What `prepare` returns. `points` (b, p, 2), where given, say how far across and down the image (-1 to
-                1, edge to edge) the first p places should be; NaN and places outside are unknown.
+            obs: What `prepare` returns. Optional `points` (b, p, 2) give where the first p places should be, across and
+                down the image from -1 to 1; NaN and points outside are unknown.
             actions: Demonstrated actions.
-            generator: Draws noises, times and variations.
+            generator: Draws noise, times and augmentations.
         """
         device = self.action_mean.device
         image, moved = obs["image"].to(device), torch.zeros(1, 2, device=device, dtype=torch.float32)
