@@ -175,7 +175,7 @@ def env_costs() -> str:
     saved = 1 - refill["refill"]["seconds"] / refill["lockstep"]["seconds"]
     rows = [
         [
-            "steps of sub-environments that belong to a live episode, fraction, with a queue",
+            "fraction of the steps of sub-environments that generate a chunk, with a queue",
             f"{refill['refill']['useful_fraction']:.3f}",
         ],
         ["the same in lockstep", f"{refill['lockstep']['useful_fraction']:.3f}"],
@@ -300,10 +300,10 @@ def image() -> str:
     return (
         "![an episode of LIBERO, its dream, and the dream under other actions](docs/images/demo.webp)\n\n"
         "*Left: LIBERO. Middle: the dream, from the first frame alone, under the same actions. Right: the same dream "
-        "under another episode's actions. What still goes wrong: the bottle is a blur while the hand carries it, and "
-        "in the basket it fades away where LIBERO still shows its cap; on the right a small box loses its colour "
-        "once the arm has passed. This is the best of the four bundled episodes; in another, which "
-        "`prophet demo --tasks 0` shows, a can vanishes in the hand and comes back orange. Made by "
+        "under another episode's actions. What still goes wrong: the bottle blurs while the gripper carries it, and fades "
+        "away in the basket, where LIBERO still shows its cap; on the right a small box loses its colour once the arm "
+        "has passed. This is the best of the four bundled episodes; in another (`prophet demo --tasks 0`) a can "
+        "vanishes in the gripper and comes back orange. Made by "
         f"`{command}`.*"
     )
 

@@ -23,7 +23,7 @@ def results() -> str:
         rows.append(_reach(reached))
     if learned is not None:
         rows += _reinforced(learned)
-    more = "[All results](docs/evaluation.md#results), with costs and protocols. In brackets: 95% intervals."
+    more = "[All results](docs/evaluation.md#results), with costs and protocols. In brackets: 95% confidence intervals."
     table = "\n".join("| " + " | ".join(row) + " |" for row in [["question", "answer", "command"], ["---"] * 3, *rows])
     return f"{table}\n\n{more}"
 
@@ -34,8 +34,8 @@ def _dreams(report: dict[str, Any]) -> list[list[str]]:
     gains = found["margins"]
     answer = (
         f"PSNR over {_HORIZON} frames {interval(found['conditions']['dream']['psnr'], 2)} dB: "
-        f"{interval(gains['psnr_over_copy'], 2)} above the last frame copied, "
-        f"{interval(gains['psnr_over_other_actions'], 2)} above a dream of other actions"
+        f"{interval(gains['psnr_over_copy'], 2)} more than the first frame repeated, "
+        f"{interval(gains['psnr_over_other_actions'], 2)} more than a dream under other actions"
     )
     return [["Does the dream follow LIBERO?", answer, "`prophet evaluate`"]]
 
@@ -44,10 +44,10 @@ def _reach(report: dict[str, Any]) -> list[str]:
     """Return what PPO learned in the dream alone."""
     libero = report["scores"]["libero"]
     answer = (
-        f"Yes: in LIBERO the gripper ends {interval(libero['ppo']['gripper_cm'], 1)} cm from its mark, with random "
+        f"Yes: in LIBERO the gripper ends {interval(libero['ppo']['gripper_cm'], 1)} cm from its target, with random "
         f"actions {interval(libero['random']['gripper_cm'], 1)} cm"
     )
-    return ["Does PPO learn to reach in it?", answer, "`python -m experiments.reach_with_ppo.run`"]
+    return ["Does PPO learn in it to reach a target?", answer, "`python -m experiments.reach_with_ppo.run`"]
 
 
 def _reinforced(summary: dict[str, Any]) -> list[list[str]]:
@@ -56,26 +56,26 @@ def _reinforced(summary: dict[str, Any]) -> list[list[str]]:
     arms = {headline.label_of(arm, found["about"]): found["final"] for arm, found in summary["arms"].items()}
     own, paper = arms[_OWN], arms[_PAPER]
     # In the order of `headline.controls`.
-    who = ("The cloned policy, acting from the centre of its noise", "a policy cloned from the experts alone")
+    who = ("The cloned policy, denoising from zeros in place of noise", "a policy cloned without those demonstrations")
     controls = [f"{name}: {row[1]}, a gain of {row[2]}" for name, row in zip(who, headline.controls(), strict=True)]
     dream, libero = (headline.env_seconds(summary, world) for world in (DREAM, LIBERO))
     return [
         [
-            "Does a policy (a small VLA) improve in it?",
-            f"Success in LIBERO {share(summary['sft'])} as cloned, with a planted fault; {share(own)} after "
-            f"`{_OWN}`, a gain of {points(own['gain'])} points; {share(paper)} with the paper's scoring (one run)",
+            "Does reinforcement learning in it improve a small VLA?",
+            f"Success in LIBERO {share(summary['sft'])} after cloning, on purpose also from demonstrations that drop the "
+            f"object; {share(own)} after `{_OWN}` in the dream, a gain of {points(own['gain'])} points; {share(paper)} with the "
+            "paper's scoring (one run)",
             command,
         ],
         [
-            "How much of that needs no learning?",
-            f"{'; '.join(controls)} points. The first alone is more than half of the gain; that the learned policy, "
-            "which acts with its noise, beats it is "
+            "How much of that gain needs no reinforcement learning?",
+            f"{'; '.join(controls)} points. The first alone is more than half of the gain; that learning beats it is "
             "[not shown](experiments/reinforce_in_dream/README.md#what-costs-no-learning)",
             "`prophrl evaluate`",
         ],
         [
             "Does it save time?",
-            "Not today; it saves steps of the simulator. While learning, the dream "
+            "Not yet; it saves steps of the simulator. During learning the dream "
             f"takes {dream:.1f} s per 1,000 frames, LIBERO {libero:.1f}",
             command,
         ],

@@ -27,7 +27,7 @@ def headline() -> str:
     image = (FOLDER / "images" / "reach.png").relative_to(ROOT)
     return (
         f"![learning curves in the dream, scores in both worlds](../{image})\n\n"
-        f"In LIBERO the gripper ends {interval(libero['ppo']['gripper_cm'], 1)} cm from its mark, "
+        f"In LIBERO the gripper ends {interval(libero['ppo']['gripper_cm'], 1)} cm from its target, "
         f"with random actions {interval(libero['random']['gripper_cm'], 1)} cm: {settings['seeds']} seeds of "
         f"{settings['chunk_steps']:,} chunk-steps in the dream, {settings['episodes']} official states. "
         f"`{RUN.format(settings['chunk_steps'])}` on {where(report['machine'])}."

@@ -112,15 +112,13 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             render_mode: `rgb_array` (the last frame) or `rgb_array_list` (all frames since the last render).
             action_spec: Bounds of one action; [-1, 1] in every dimension by default.
             proprioception: Adds `gripper_position`, float32 (b, 3), the world model's estimate in metres.
-            max_uncertainty: Truncates an episode above this uncertainty; a reward model with `when="end"` then does not
-                score it.
+            max_uncertainty: Truncates an episode above this uncertainty; `when="end"` reward models do not score it.
             fps: Number of actions, and so of frames, per second; videos are played at this rate.
             render: `step` decodes every frame. `chunk` decodes the last frame of each step and those that the reward
                 model reads: there is no `info["frames"]` then, and `info["uncertainty"]` only with `max_uncertainty`.
 
         Raises:
-            ValueError: `world_model` is no WorldModel, `reward_model` is no RewardModel, or `proprioception` asks for a
-                gripper that the world model does not track.
+            ValueError: `world_model` or `reward_model` does not fit its protocol, or the gripper is not tracked.
             InvalidStartError: An initial state does not fit the world model's frames.
         """
         world_model = require_world_model(world_model)
