@@ -300,10 +300,10 @@ def image() -> str:
     return (
         "![an episode of LIBERO, its dream, and the dream under other actions](docs/images/demo.webp)\n\n"
         "*Left: LIBERO. Middle: the dream, from the first frame alone, under the same actions. Right: the same dream "
-        "under another episode's actions. What still goes wrong: the bottle blurs while the gripper carries it, and fades "
-        "away in the basket, where LIBERO still shows its cap; on the right a small box loses its colour once the arm "
-        "has passed. This is the best of the four bundled episodes; in another (`prophet demo --tasks 0`) a can "
-        "vanishes in the gripper and comes back orange. Made by "
+        "under another episode's actions. What still goes wrong: the bottle blurs while the gripper carries it, and "
+        "fades away in the basket, where LIBERO still shows its cap; on the right a small box loses its colour once "
+        "the arm has passed. This is the best of the four bundled episodes; in another (`prophet demo --tasks 0`) a "
+        "can vanishes in the gripper and comes back orange. Made by "
         f"`{command}`.*"
     )
 
