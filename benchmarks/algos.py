@@ -3,7 +3,7 @@
     python -m benchmarks.algos --json benchmarks/results/algos.json
 
 *Update*: CPU seconds of one `Trainer.update` over those of encoding and of the same batched velocity calls with their
-backward pass, no loss, no optimiser; in float32 without a reference (bfloat16 and a reference add a forward pass each).
+backward pass, no loss, no optimizer; in float32 without a reference (bfloat16 and a reference add a forward pass each).
 *Bookkeeping*: of a rollout in the dream, the time that is neither the env's nor the policy's, over the env's. One
 thread; the least of several repetitions, in turns.
 """

@@ -3,7 +3,7 @@
     python -m benchmarks.bandit --json benchmarks/results/bandit.json
 
 A tiny flow policy over 2-D actions is first fitted to N(0, 0.3^2), then improved for `updates` rounds of 64 pulls with
-`epochs` optimiser steps each; the reward is 1 at one point and falls off around it. Curves are of the mean reward of
+`epochs` optimizer steps each; the reward is 1 at one point and falls off around it. Curves are of the mean reward of
 the policy's ODE, without noise. The optimum is 1.
 """
 

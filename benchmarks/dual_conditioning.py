@@ -49,7 +49,7 @@ class Args:
         out: folder for training states.
         json: the report.
         arms: those to train now.
-        steps: optimiser steps of each arm.
+        steps: optimizer steps of each arm.
         rows: chunks per step.
         horizons: frames to predict.
         device: cpu or cuda.

@@ -60,7 +60,7 @@ class Args:
     stages: tuple[str, ...] = tuple(ROWS)
     """What is trained."""
     steps: tuple[int, ...] = (40, 40, 40, 12, 12)
-    """Optimiser steps of each stage."""
+    """Optimizer steps of each stage."""
     rounds: int = 2
     """Measurements of each."""
     json: Path | None = None

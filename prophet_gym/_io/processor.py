@@ -34,7 +34,7 @@ def reuse_memory() -> bool:
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return a context in which products and convolutions are computed in bf16, or one that changes nothing.
 
-    Weights, their gradients and the optimiser stay in float32.
+    Weights, their gradients and the optimizer stay in float32.
     """
     auto = precision == "auto" and device.type == "cpu" and _native()
     return torch.autocast(device.type, torch.bfloat16, enabled=auto or precision == "bf16")

@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=nn.Module)
 class FitConfig:
     """How long, how fast and how often."""
 
-    steps: int  # Optimiser steps in all.
+    steps: int  # Optimizer steps in all.
     learning_rate: float  # Its peak: it is warmed up, stays, then falls linearly to zero.
     warmup: int = 200  # Steps of warm-up.
     decay: float = 0.3  # Fraction of the steps, at the end, in which the rate falls.
@@ -42,7 +42,7 @@ class FitConfig:
     minutes: float = math.inf
     """Wall-clock time, that of the runs before a kill included; the rate falls towards its end as towards that of
     the steps."""
-    accumulate: int = 1  # Batches per optimiser step.
+    accumulate: int = 1  # Batches per optimizer step.
     save_every: float = 120.0  # Seconds between training states.
     keep: int = 1  # Training states that stay on disk, the newest ones.
     seed: int = 0  # Of all randomness.
@@ -147,7 +147,7 @@ def fit(
 
 
 class _Run:
-    """What takes an optimiser step: model and optimiser as accelerate prepares them, and the averaged weights."""
+    """What takes an optimizer step: model and optimizer as accelerate prepares them, and the averaged weights."""
 
     def __init__(self, model: nn.Module, loss: Loss, config: FitConfig, accelerator: Any, name: str) -> None:
         # Imported where training begins: they take seconds, for which no other command should wait.
@@ -169,7 +169,7 @@ class _Run:
 
     def scheduler(self, done: int, used: Callable[[], float]) -> LambdaLR:
         """Return what sets the rate of the step after `done`: a function of step and clock, so no part of a state."""
-        # The optimiser's own state may be of a run with another peak.
+        # The optimizer's own state may be of a run with another peak.
         for group in self.inner.param_groups:
             group["initial_lr"] = self.config.learning_rate
         return LambdaLR(self.inner, lambda step: self.config.rate(step, used()), last_epoch=done - 1)
@@ -188,7 +188,7 @@ class _Run:
                 accelerator.backward(losses.mean())
                 total = total.to(losses.device) + losses.detach() / count
                 if accelerator.sync_gradients:
-                    # Before the optimiser's step: the weights stay those of the last state.
+                    # Before the optimizer's step: the weights stay those of the last state.
                     total = accelerator.reduce(total, "mean")
                     if not total.mean().isfinite():
                         raise FloatingPointError(

@@ -132,7 +132,7 @@ def _lock_owner(folder: Path) -> str:
 class States:
     """The training states of the model `name` in a run's folder.
 
-    Accelerate writes the optimiser, what else is registered with it (`state`) and, as safetensors, the weights that are
+    Accelerate writes the optimizer, what else is registered with it (`state`) and, as safetensors, the weights that are
     trained; their average (an `EMAModel`) lies beside them. The other weights are not stored: a run resumes with the
     base that it began with.
     """
