@@ -1,6 +1,7 @@
 """Film the clone's failed official episodes, and count them by cause.
 
-    python -m experiments.ceiling.failures --json experiments/ceiling/results/failures.json
+    python -m experiments.ceiling.failures --json experiments/ceiling/results/failures.json \
+        --gallery experiments/ceiling/images/failures.webp
 
 `OUT/failures/` gets a line per episode and a sheet of eight frames per failure, for a person's look. A killed run is
 resumed. What each cause means and its thresholds are in `causes.py`.
@@ -52,6 +53,8 @@ class Args:
     """Episodes go on until so many have failed, or every state was seen `--repeats` times."""
     repeats: int = 3
     json: Path | None = None
+    gallery: Path | None = None
+    """Also draw the sheet of the first failure of each cause here."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,19 @@ def summarise(lines: Sequence[Mapping[str, Any]], weights: str) -> dict[str, Any
     }
 
 
+def gallery(folder: Path, lines: Sequence[Mapping[str, Any]]) -> Image.Image:
+    """Return the sheet of the first failure of each cause, below each other."""
+    first: dict[str, str] = {}
+    for line in lines:
+        if not line["success"]:
+            first.setdefault(line["cause"], line["sheet"])
+    sheets = [Image.open(folder / first[name]) for name in CAUSES if name in first]
+    page = Image.new("RGB", (sheets[0].width, sum(each.height for each in sheets)))
+    for number, each in enumerate(sheets):
+        page.paste(each, (0, number * each.height))
+    return page
+
+
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.sims.libero.simulator import LiberoSimulator
@@ -219,6 +235,8 @@ def main(args: Args) -> None:
         print(f"{name}: {found['count']}, of which the camera shows {found['shown']}")
     if args.json is not None:
         write_json(args.json, report)
+    if args.gallery is not None:
+        gallery(args.out / args.name, lines).save(args.gallery, quality=70)
 
 
 if __name__ == "__main__":

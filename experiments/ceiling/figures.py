@@ -1,6 +1,7 @@
 """Tables of the ceiling, as blocks that `make figures` writes into the documents."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,15 @@ FAILURES = (
     "python -m experiments.ceiling.failures --out outputs/ceiling --json experiments/ceiling/results/failures.json"
 )
 
+TOLD = {
+    "moment": "seen at the decisive moment",
+    "later": "seen only later, by what lies or is dragged",
+    "stands": "seen only by the target that stands to the end",
+}
+"""How one can tell on a sheet that an episode fails, and how the table says it."""
 
-def load(name: str) -> dict[str, Any] | None:
+
+def load(name: str) -> Any:
     """Return a result file, None where nothing is measured yet."""
     path = RESULTS / name
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -88,6 +96,23 @@ def failed() -> str:
     )
 
 
+def looked() -> str:
+    """Return what can be seen on the sheets, beside the computed causes."""
+    report, seen = load("failures.json"), load("looked.json")
+    if report is None or seen is None:
+        return f"Nobody has looked yet: `{FAILURES}`."
+    cause_of = {key(line): line["cause"] for line in report["episodes"] if not line["success"]}
+    counts = Counter((cause_of[key(each)], each["told"]) for each in seen)
+    rows = [[name, *(str(counts[name, told]) for told in TOLD)] for name in CAUSES if name in cause_of.values()]
+    rows.append(["all", *(str(sum(each["told"] == told for each in seen)) for told in TOLD)])
+    return markdown_table(["cause, computed", *TOLD.values()], rows)
+
+
+def key(line: dict[str, Any]) -> tuple[int, int, int]:
+    """Return which episode a line is about."""
+    return line["task"], line["start"], line["repeat"]
+
+
 def settings() -> str:
     """Return what the arms are."""
 
@@ -104,5 +129,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ceiling-cloned": cloned,
     "ceiling-learned": learned,
     "ceiling-failures": failed,
+    "ceiling-looked": looked,
     "ceiling-settings": settings,
 }
