@@ -53,6 +53,8 @@ class Args:
     """Which arms of `protocol.py` learn and are evaluated."""
     demonstrations: int = 100
     """The first number of demonstrations to try, one of the ladder."""
+    updates: int = SIZE.updates
+    """How many updates an arm learns; where learning was stopped earlier, its last snapshot for `evaluate`."""
     workers: int = 0
     """Processes of the simulator in evaluation; 0 simulates in this one."""
     device: str = "cpu"
@@ -216,7 +218,8 @@ def run_stages(place: Place, args: Args) -> None:
 def main(args: Args) -> None:
     """Run the command."""
     logs = args.logs or args.out / "logs"
-    run_stages(Place(SIZE, (args.out / "experts",), args.out, logs, args.device, args.workers), args)
+    size = replace(SIZE, updates=args.updates)
+    run_stages(Place(size, (args.out / "experts",), args.out, logs, args.device, args.workers), args)
 
 
 if __name__ == "__main__":
