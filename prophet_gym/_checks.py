@@ -75,12 +75,11 @@ def require_device(name: str, value: Any, also: Collection[str] = ()) -> str:
         return str(value)
     import torch
 
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     try:
         device = torch.device(value)
-        count = counts[device.type]
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise unknown_option(name, value, [*counts, *also]) from error
+        count = torch.get_device_module(device).device_count()
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise unknown_option(name, value, ["cpu", "cuda", "mps", "xpu", *also]) from error
     if (device.index or 0) >= count:
         raise UnknownOptionError(
             f"{name} must be on this machine, got {str(device)!r}: torch {torch.__version__} finds {count} "

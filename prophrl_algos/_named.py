@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch import nn
 
 from prophet_gym._checks import unknown_option
-from prophet_gym._io.tensor_files import read_tensors
+from prophet_gym._io.tensor_files import read_tensors, unwrapped
 from prophet_gym.errors import MissingWeightsError
 from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import ALGORITHMS, Algorithm
@@ -21,7 +21,7 @@ from prophrl_algos.flow import FlowPolicy, FlowSpec
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._load import BUNDLED, LoadOptions, load_policy
-from prophrl_algos.vla.io._weights import CONFIG, has_weights, load_strictly, read_safetensors, unwrapped
+from prophrl_algos.vla.io._weights import CONFIG, has_weights, load_strictly, read_safetensors
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
 _log = logging.getLogger(__name__)

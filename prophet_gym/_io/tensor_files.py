@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -24,8 +25,12 @@ from prophet_gym.errors import CheckpointError, MissingWeightsError
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 # Key of a safetensors header, and of the JSON file beside that says which weights belong to it: a sum of both.
 MARK = "save"
+# What distributed training and torch.compile put before every name.
+_WRAPPERS = ("module.", "_orig_mod.")
 # What files of torch before 1.6 begin with: a pickle of torch.serialization.MAGIC_NUMBER.
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+Value = TypeVar("Value")
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -112,6 +117,15 @@ def read_mark(path: Path) -> str | None:
             return (file.metadata() or {}).get(MARK)
     except Exception as error:  # whatever a damaged header makes the reader raise
         raise _unreadable(path, error) from error
+
+
+def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
+    """Return a state dict without the prefixes that wrappers around the model put before every name."""
+    found = dict(state)
+    # Compiling inside of data parallelism puts two of them before every name.
+    while prefix := next((each for each in _WRAPPERS if found and all(n.startswith(each) for n in found)), None):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def mark_of(*parts: Mapping[str, Tensor] | str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prophet_gym._checks import listed
 from prophet_gym._io.configs import misfits
+from prophet_gym._io.tensor_files import unwrapped
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 
@@ -26,7 +27,6 @@ _NO_PROPHET = "not a Prophet transformer"
 _OWN_STREAM = "action_embedder.to_embedding.linear_1.weight"
 # Begins the names of the average of the weights, which training keeps beside them.
 _AVERAGED = "net_ema."
-_WRAPPERS = ("module.", "_orig_mod.")
 _DROPPED = re.compile(r"(^|\.)(accum_\w+|pos_embedder\..*|.*_extra_state)$")
 _PROPHET_STREAM = re.compile(r"(^|\.)action_embedder_B_D_\w+\.fc1\.weight$")
 _RENAMES = (
@@ -66,10 +66,7 @@ def is_counter(key: str) -> bool:
 
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the released weights without what training and compiling put before every name."""
-    found = dict(state)
-    # Compiling inside of data parallelism puts two of them before every name.
-    while prefix := next((each for each in _WRAPPERS if found and all(k.startswith(each) for k in found)), None):
-        found = {key.removeprefix(prefix): value for key, value in found.items()}
+    found = unwrapped(state)
     averaged = {key: value for key, value in found.items() if key.startswith(_AVERAGED)}
     if averaged and len(averaged) < len(found):
         raise CheckpointError(

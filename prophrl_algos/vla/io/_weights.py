@@ -7,27 +7,25 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 from unittest.mock import patch
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from prophet_gym._checks import listed
 from prophet_gym._io import files as text_files
 from prophet_gym._io.atomic import atomic_directory
-from prophet_gym._io.tensor_files import MARK, read_mark, read_tensors, require_finite
+from prophet_gym._io.configs import misfits
+from prophet_gym._io.tensor_files import MARK, read_mark, read_tensors, require_finite, unwrapped
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-Value = TypeVar("Value")
 Renames = tuple[tuple[str, str], ...]
 """Patterns of names in published files, and what takes their place in ours."""
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-_WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that distributed training and torch.compile put before every name."""
 # The largest values in any known network, with much room. Steps of a training, such as lerobot's
 # `scheduler_decay_steps`, stand in the same configs and are no size.
 _SIZES = (
@@ -126,20 +124,9 @@ def tensor_names(folder: Path) -> set[str]:
     found: list[str] = []
     for path in weight_files(folder) if has_weights(folder) else ():
         text_files.refuse_pointer(path, CheckpointError)
-        try:
-            with safe_open(path, "pt") as file:
-                found += file.keys()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from error
+        with text_files.reading(f"{path} is damaged", "fetch it again", CheckpointError), safe_open(path, "pt") as file:
+            found += file.keys()
     return set(unwrapped(dict.fromkeys(found, True)))
-
-
-def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
-    """Return a state dict without the prefixes that wrappers around the model put before every name."""
-    found = dict(state)
-    while prefix := next((each for each in _WRAPPERS if found and all(n.startswith(each) for n in found)), None):
-        found = {name.removeprefix(prefix): value for name, value in found.items()}
-    return found
 
 
 def renamed(state: Mapping[str, Tensor], changes: Renames) -> dict[str, Tensor]:
@@ -162,18 +149,13 @@ def load_strictly(
     source: object = "the checkpoint",
 ) -> None:
     """Load a state dict in the model's precision; every name must match that is not let pass."""
-    wanted = model.state_dict()
-    shared = wanted.keys() & state.keys()
-    missing = sorted(wanted.keys() - state.keys() - set(may_miss))
-    unexpected = sorted(state.keys() - wanted.keys() - set(may_ignore))
-    shapes = {name: (tuple(state[name].shape), tuple(wanted[name].shape)) for name in sorted(shared)}
-    wrong = [f"{name} ({given} for {own})" for name, (given, own) in shapes.items() if given != own]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
-    if said := "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names):
-        raise CheckpointError(
-            f"{source} does not fit a {type(model).__name__}: {said}{_remedy(set(missing), unexpected)}"
-        )
-    model.load_state_dict({name: state[name] for name in shared}, strict=False)
+    own = model.state_dict()
+    wanted = {name: own[name] for name in own if name in state or name not in may_miss}
+    given = {name: state[name] for name in state if name in own or name not in may_ignore}
+    if wrong := misfits(wanted, given):
+        remedy = _remedy(wanted.keys() - given.keys(), given.keys() - wanted.keys())
+        raise CheckpointError(f"{source} does not fit a {type(model).__name__}: {wrong}{remedy}")
+    model.load_state_dict({name: given[name] for name in wanted}, strict=False)
 
 
 @contextmanager

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prophet_gym._checks import unknown_option
-from prophet_gym._io.tensor_files import read_tensors
+from prophet_gym._io.tensor_files import read_tensors, unwrapped
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import Affine, affine
 from prophrl_algos.vla.conventions import Convention, convention
 from prophrl_algos.vla.io._statistics import sound
-from prophrl_algos.vla.io._weights import CONFIG, read_json, read_safetensors, unwrapped
+from prophrl_algos.vla.io._weights import CONFIG, read_json, read_safetensors
 from prophrl_algos.vla.prismatic._vision import HEADS, VitSize, vit_size
 
 GRIPPER = 6
