@@ -12,13 +12,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 _DYNAMO = "torch._dynamo"
 _HOOKS = "diffusers.hooks.group_offloading"
+_Light = TypeVar("_Light", bound="LightModelMixin")
 
 
 class _StandIn(ModuleType):
@@ -112,7 +113,7 @@ class LightModelMixin(ModelMixin):
             return super().device
         return next(self.parameters()).device
 
-    def to(self, *args: Any, **kwargs: Any) -> "LightModelMixin":
+    def to(self: _Light, *args: Any, **kwargs: Any) -> _Light:
         """Move or convert the weights, as `torch.nn.Module.to` does."""
         if _HOOKS in sys.modules or getattr(self, "hf_quantizer", None) is not None:
             return super().to(*args, **kwargs)

@@ -51,9 +51,11 @@ class Context(Protocol):
 
     def select(self, rows: Int[Tensor, " r"]) -> "Context":
         """Return the given batch elements, in the given order."""
+        ...
 
     def repeat_interleave(self, repeats: int) -> "Context":
         """Return every batch element `repeats` times, its copies side by side."""
+        ...
 
 
 class TensorContext(dict[str, Tensor]):
@@ -78,26 +80,33 @@ class FlowPolicy(Protocol):
 
     def prepare(self, env_obs: Any, instructions: Sequence[str]) -> Obs:
         """Turn an env's observations into the policy's input tensors, without a gradient."""
+        ...
 
     def encode(self, obs: Obs, *, grad: bool) -> Context:
         """Encode the prefix for all denoising steps, with `obs` moved to the policy's device; updates recompute it."""
+        ...
 
     def velocity(self, ctx: Context, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """Return v(x, t) in float32."""
+        ...
 
     def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
         """Turn latents into the env's actions, in its units and gripper sign; the log-prob does not include this."""
+        ...
 
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
         """Return the flow-matching loss on demonstrated actions in the env's units."""
+        ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:  # noqa: FBT001, FBT002 nn.Module's own
         """Return the weights, as `nn.Module` does."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as `nn.Module` does."""
+        ...
 
 
 @dataclass(frozen=True)

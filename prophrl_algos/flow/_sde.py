@@ -33,6 +33,7 @@ class Kernel(Protocol):
         self, sample: Latents, velocity: Latents, t: Number, t_next: Number, *, noise_level: Number, t_clamp: Number
     ) -> Moments:
         """Return mean and standard deviation of the sample at `t_next`."""
+        ...
 
 
 def flow_sde_step(

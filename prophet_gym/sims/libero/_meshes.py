@@ -161,8 +161,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     # Corners are pulled a little towards the centre: on a seam, both sides are equally near.
     corners = 0.98 * vertices[triangles] + 0.02 * centres[:, None]
     near, agrees = look_up(corners)
-    agrees = np.asarray(agrees)
-    normals = np.where(agrees.any(axis=-1)[..., None], sample_normals[first(near, agrees)], new_normals[:, None])
+    normals = np.where(np.any(agrees, axis=-1)[..., None], sample_normals[first(near, agrees)], new_normals[:, None])
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-20)
     if mesh.uv is None:
         return Mesh(vertices, triangles, normals, None)
