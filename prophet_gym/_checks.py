@@ -1,8 +1,10 @@
 """Check plain arguments, and name what was given in messages."""
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
+from importlib import import_module
 from itertools import islice
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -42,6 +44,17 @@ def read_options(kind: str, given: Mapping[str, str], readers: Mapping[str, Call
     return values
 
 
+def imported(kind: str, name: str) -> Any:
+    """Return what `module:name` names; ValueError, which says what `kind` of thing it is, if it cannot be imported."""
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path:  # the current folder, as `python -m` has it; a console script does not
+        sys.path.insert(0, "")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
+        raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error
+
+
 def require_count(name: str, value: object, least: int = 1) -> int:
     """Return the value as an int; ValueError unless it is an integer of at least `least`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
@@ -77,9 +90,9 @@ def require_device(name: str, value: Any, also: Collection[str] = ()) -> str:
 
     try:
         device = torch.device(value)
-        count = torch.get_device_module(device).device_count()
+        count = getattr(torch, device.type).device_count()
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise unknown_option(name, value, ["cpu", "cuda", "mps", "xpu", *also]) from error
+        raise unknown_option(name, value, ["cpu", "cuda", "mps", *also]) from error
     if (device.index or 0) >= count:
         raise UnknownOptionError(
             f"{name} must be on this machine, got {str(device)!r}: torch {torch.__version__} finds {count} "

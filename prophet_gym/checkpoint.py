@@ -8,9 +8,9 @@ such a folder when they are first asked for.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import gymnasium as gym
@@ -275,8 +275,7 @@ def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offl
             f"{folder / CONFIG}: {CLASS} must be one of {', '.join(sorted(known))}, got {shown(repr(class_name))}; "
             "install the package that has this world model, or call prophet_gym.checkpoint.register_world_model"
         )
-    module, _, attribute = known[class_name].partition(":")
-    kind = getattr(import_module(module), attribute)
+    kind: Any = resolve_name(known[class_name])
     # Only a class that can be offloaded is asked to, so a class of another package need not know the option.
     options = {"offload_autoencoder": True} if offload else {}
     model = require_world_model(kind.from_pretrained(folder, device=device, dtype=getattr(torch, dtype), **options))

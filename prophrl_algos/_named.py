@@ -1,8 +1,6 @@
 """Policies, environments and algorithms by name, as the commands take them."""
 
-import importlib
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import nn
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import imported, unknown_option
 from prophet_gym._io.tensor_files import read_tensors, unwrapped
 from prophet_gym.errors import MissingWeightsError
 from prophrl_algos._checkpoint import load_checkpoint
@@ -35,7 +33,7 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
         return ALGORITHMS[name].sized(spec)
     if ":" not in name:
         raise unknown_option("algorithm", name, [*ALGORITHMS, "package.module:function"])
-    found = _imported("algorithm", name)
+    found = imported("algorithm", name)
     if isinstance(found, Algorithm):
         return found.sized(spec)
     try:
@@ -100,7 +98,7 @@ def make_policy(
         actions, dimensions = env.single_action_space.shape
         made = SmallVLA(actions, dimensions, NUM_STEPS[policy])
     elif ":" in policy:
-        made = _imported("policy", policy)(env)
+        made = imported("policy", policy)(env)
     else:
         known = [*NUM_STEPS, *BUNDLED, "package.module:function", "the path of a folder", "owner/repo"]
         raise unknown_option("policy", policy, known)
@@ -148,13 +146,3 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return unwrapped(read_tensors(found))
     state = load_checkpoint(found)
     return state.get("trainer", state)["policy"]
-
-
-def _imported(kind: str, name: str) -> Any:
-    module, _, function = name.partition(":")
-    if "" not in sys.path:  # the current folder, as `python -m` has it; a console script does not
-        sys.path.insert(0, "")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
-        raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error

@@ -67,6 +67,7 @@ class Args(Arguments):
         ({"device": "nope"}, "unknown device 'nope'. Known: cpu, cuda, mps"),
         ({"device": "meta"}, "unknown device 'meta'"),
         ({"device": "cpu:7"}, "device must be on this machine, got 'cpu:7'"),
+        ({"device": "xpu:99"}, "device must be on this machine, got 'xpu:99'"),
         ({"device": "auto"}, "unknown device 'auto'"),
         ({"trained_on": "nope"}, "unknown trained_on 'nope'. Known: auto, cpu, cuda, mps"),
         ({"tasks": (1, 2, 1)}, "tasks must be different, got 1 more than once"),

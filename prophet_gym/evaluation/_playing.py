@@ -1,11 +1,9 @@
 """Policies by name, and their episodes from given initial states, the same way in the dream and in the simulator."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from itertools import chain, repeat
 from typing import Any, cast
 from urllib.parse import parse_qsl
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from prophet_gym._checks import require_number, unknown_option
+from prophet_gym._checks import imported, require_number, unknown_option
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.embodiments._libero import EMBODIMENT
 from prophet_gym.envs._episodes import sub_env_info
@@ -69,12 +67,7 @@ def make_acting_policy(name: str, env: VectorEnv, checkpoint: Checkpoint, look: 
         return ScriptedPolicy(rest, checkpoint, look, **numbers)
     if not all(part.isidentifier() for part in (*module.split("."), rest)):
         raise unknown_option("policy", name, ["script:MODE?noise=0.3", "MODULE:FUNCTION?option=value"])
-    if "" not in sys.path:  # the current folder, as `python -m` has it; a console script does not
-        sys.path.insert(0, "")
-    try:
-        make: Callable[..., ActingPolicy] = getattr(import_module(module), rest)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"policy {name!r} cannot be imported: {error}") from error
+    make: Callable[..., ActingPolicy] = imported("policy", base)
     return make(env, **options)
 
 

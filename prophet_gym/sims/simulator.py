@@ -6,8 +6,8 @@ the group `prophet_gym.simulators` for each suite, e.g. `my_suite = "my_package.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -152,8 +152,7 @@ def simulator_of(suite: str) -> SimulatorClass:
     known = {point.name: point.value for point in entry_points(group=_GROUP)} | _REGISTERED
     if suite not in known:
         raise unknown_option("suite", suite, known)
-    module, _, name = known[suite].partition(":")
-    return getattr(import_module(module), name)
+    return resolve_name(known[suite])
 
 
 def check_task(suite: str, task: int | None = None, look: str | None = None) -> SimulatorClass:
