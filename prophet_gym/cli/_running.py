@@ -34,10 +34,7 @@ class Command:
 
 
 def main(
-    program: str,
-    commands: Mapping[str, Command],
-    argv: Sequence[str] | None,
-    more: Callable[[], Iterable[str]] = tuple,
+    program: str, commands: Mapping[str, Command], argv: Sequence[str] | None, more: Callable[[], Iterable[str]] = tuple
 ) -> None:
     """Run a command line (the process's own if not given); without a command, print what there is and `more` lines.
 

@@ -15,6 +15,7 @@ Table = Float[np.ndarray, "_ _"]
 Rates = Float[np.ndarray, "r p"]
 MIN_POLICIES = 4
 """With three, a correlation of chance alone is often beyond 0.9."""
+_UNDEFINED = dict.fromkeys(("mean", "low", "high"))
 
 
 def pearson(dream: Rates, simulator: Rates) -> Float[np.ndarray, " r"]:
@@ -147,9 +148,8 @@ def why_undefined(name: str, dream: Table, simulator: Table) -> str | None:
 
 def _interval(name: str, dream: Table, simulator: Table, seed: int) -> dict[str, Any]:
     """Return a statistic, with its 95% interval over policies and over episodes, both resampled."""
-    why = why_undefined(name, dream, simulator)
-    if why is not None:
-        return {"mean": None, "low": None, "high": None, "why": why}
+    if why := why_undefined(name, dream, simulator):
+        return _UNDEFINED | {"why": why}
     statistic, random = STATISTICS[name], np.random.default_rng(seed)
     draws = []
     for _ in range(RESAMPLES):
@@ -157,10 +157,13 @@ def _interval(name: str, dream: Table, simulator: Table, seed: int) -> dict[str,
         # One draw of episodes for all policies and both worlds: they share their starts.
         episodes = random.integers(dream.shape[1], size=dream.shape[1])
         draws.append([_means(table[np.ix_(policies, episodes)]) for table in (dream, simulator)])
-    found = statistic(*np.array(draws).transpose(1, 0, 2))
-    # A draw of equal policies has no correlation.
-    low, high = np.nanquantile(found, (0.025, 0.975))
     mean = statistic(_means(dream)[None], _means(simulator)[None])[0]
+    return _stated(mean, statistic(*np.array(draws).transpose(1, 0, 2)))
+
+
+def _stated(mean: float | np.floating, draws: Float[np.ndarray, " r"]) -> dict[str, Any]:
+    # A draw of equal policies has no correlation.
+    low, high = np.nanquantile(draws, (0.025, 0.975))
     return {"mean": round(float(mean), 6), "low": round(float(low), 6), "high": round(float(high), 6), "why": None}
 
 
@@ -177,16 +180,9 @@ def _control(control: Table, simulator: Table, names: Sequence[str], seed: int) 
 
 def _permuted(dream: Table, simulator: Table, seed: int) -> dict[str, Any]:
     """Return Pearson's mean and range where the dream's outcomes at each start are dealt out among the policies."""
-    why = why_undefined("pearson", dream, simulator)
-    if why is not None:
-        return {"mean": None, "low": None, "high": None, "why": why}
+    if why := why_undefined("pearson", dream, simulator):
+        return _UNDEFINED | {"why": why}
     random = np.random.default_rng(seed)
     dealt = np.stack([_means(random.permuted(dream, axis=0)) for _ in range(RESAMPLES)])
     found = pearson(dealt, np.broadcast_to(_means(simulator), dealt.shape))
-    low, high = np.nanquantile(found, (0.025, 0.975))
-    return {
-        "mean": round(float(np.nanmean(found)), 6),
-        "low": round(float(low), 6),
-        "high": round(float(high), 6),
-        "why": None,
-    }
+    return _stated(np.nanmean(found), found)

@@ -72,10 +72,8 @@ def draw_discs(
     openness: Float[Tensor, "b t"],
     camera: Float[Tensor, "b 3 4"],
     size: tuple[int, int],
-    *,
-    radius: float = 1.0,
 ) -> Float[Tensor, "b t 3 h w"]:
-    """Draw the gripper (world metres) as a Gaussian disc of `radius` cells at 1 m depth, at latent resolution.
+    """Draw the gripper (world metres) as a Gaussian disc of one cell at 1 m depth, at latent resolution.
 
     Channels: the disc; the disc signed by the openness (1 open .. -1 closed); the disc times height in decimetres.
     """
@@ -84,7 +82,7 @@ def draw_discs(
     x = uvz[..., 0, None] * width - 0.5 - torch.arange(width, device=positions.device)
     y = uvz[..., 1, None] * height - 0.5 - torch.arange(height, device=positions.device)
     # A disc at the lens would cover the image.
-    sigma = radius / uvz[..., 2, None].clamp(min=0.2)
+    sigma = 1 / uvz[..., 2, None].clamp(min=0.2)
     disc = torch.exp(-0.5 * (y / sigma) ** 2)[..., :, None] * torch.exp(-0.5 * (x / sigma) ** 2)[..., None, :]
     sign = (2 * openness - 1)[..., None, None]
     level = (10 * positions[..., 2])[..., None, None]

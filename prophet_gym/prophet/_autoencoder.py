@@ -172,7 +172,6 @@ def keep_background(
     decoded: UInt8[Tensor, "b k h w 3"],
     reference: UInt8[Tensor, "b h w 3"],
     reference_decoded: UInt8[Tensor, "b h w 3"],
-    *,
     threshold: float,
     softness: float,
     window: int,

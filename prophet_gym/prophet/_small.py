@@ -238,10 +238,7 @@ class SmallProphet(Prophet):
         reference: UInt8[Tensor, "b h w 3"],
         reference_decoded: UInt8[Tensor, "b h w 3"],
     ) -> UInt8[Tensor, "b k h w 3"]:
-        threshold, softness, window = self.config.background
-        return keep_background(
-            decoded, reference, reference_decoded, threshold=threshold, softness=softness, window=window
-        )
+        return keep_background(decoded, reference, reference_decoded, *self.config.background)
 
     def _sample(self, inputs: ChunkInputs, generators: Sequence[torch.Generator]) -> Float[Tensor, "b k c h w"]:
         """Sample the chunk's per-frame latents."""
@@ -253,8 +250,7 @@ class SmallProphet(Prophet):
         latents = unstack_frames(sample_euler(partial(predict_clean, self._network, inputs), start, sigmas))
         if self.config.stillness is None:
             return latents
-        threshold, softness = self.config.stillness
-        return keep_still(latents, unstack_frames(inputs.given)[:, -1], threshold=threshold, softness=softness)
+        return keep_still(latents, unstack_frames(inputs.given)[:, -1], *self.config.stillness)
 
     def _require_fit(self) -> None:
         own, table, tracker, vae = self.config, self.transformer.config, self.tracker.config, self.autoencoder.config
@@ -303,7 +299,7 @@ def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor
 
 
 def keep_still(
-    latents: Float[Tensor, "b k c h w"], last: Float[Tensor, "b c h w"], *, threshold: float, softness: float
+    latents: Float[Tensor, "b k c h w"], last: Float[Tensor, "b c h w"], threshold: float, softness: float
 ) -> Float[Tensor, "b k c h w"]:
     """Keep the last given latent where the sampled one hardly differs from it.
 

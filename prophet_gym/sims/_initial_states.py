@@ -1,6 +1,7 @@
 """Render where episodes start: the images and instructions that a checkpoint's initial states hold."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Literal
 
 import numpy as np
@@ -21,8 +22,7 @@ def render_initial_states(
     simulator = check_task(suite, task, look)
     if split == "official" and count > simulator.official_states:
         raise ValueError(f"a task has {simulator.official_states} official starts, got count={count}")
-    sim = simulator(suite, task, look=look, size=size)
-    try:
+    with closing(simulator(suite, task, look=look, size=size)) as sim:
         for index in range(count):
             sim.reset(**({"official": index} if split == "official" else {"seed": TRAIN_SEED + index}))
             turn = quaternion_to_matrix(sim.gripper_quaternion()[None])
@@ -37,5 +37,3 @@ def render_initial_states(
                 split=split,
                 extra={"gripper_position": np.asarray(sim.gripper_position(), np.float32), **pose_extra(hand)},
             )
-    finally:
-        sim.close()

@@ -89,15 +89,8 @@ class EnvOptions(Arguments):
         """Make the environment, see `prophrl_algos._named.make_env`."""
         from prophrl_algos._named import make_env
 
-        return make_env(
-            self.env,
-            rows,
-            starts=starts,
-            tasks=tasks,
-            device=resolved_device(self.device),
-            world_model=self.world_model,
-            engine=engine,
-        )
+        device, dream = resolved_device(self.device), self.world_model
+        return make_env(self.env, rows, starts=starts, tasks=tasks, device=device, world_model=dream, engine=engine)
 
 
 @dataclass(frozen=True, kw_only=True)
