@@ -61,22 +61,17 @@ def read_json_lines(path: str | os.PathLike, error: type[Exception] = ValueError
 
 
 def read_npz(
-    path: str | os.PathLike,
-    names: Sequence[str],
-    *,
-    limit: int,
-    optional: Sequence[str] = (),
-    error: type[Exception] = ValueError,
+    path: str | os.PathLike, names: Sequence[str], *, limit: int, optional: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """Read arrays of an npz, the `optional` ones where they are there; nothing in it is executed.
 
     `limit` is the most bytes that they may take in memory: a small file of packed zeros can claim any size.
     """
     path = Path(path)
-    refuse_pointer(path, error)
+    refuse_pointer(path)
     if not path.exists():
         raise FileNotFoundError(f"no file at {path}")
-    with reading(f"{path} is cut off or no npz of numbers", "delete it and write it again", error):
+    with reading(f"{path} is cut off or no npz of numbers", "delete it and write it again"):
         with ZipFile(path) as stored:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in stored.infolist()}
         with np.load(path, allow_pickle=False) as stored:
@@ -85,9 +80,9 @@ def read_npz(
             size = sum(sizes.get(name, 0) for name in wanted)
             found = {} if missing or size > limit else {name: stored[name] for name in wanted}
     if missing:
-        raise error(f"{path} must hold {', '.join(names)}; {', '.join(missing)} is missing")
+        raise ValueError(f"{path} must hold {', '.join(names)}; {', '.join(missing)} is missing")
     if size > limit:
-        raise error(f"the arrays of {path} would take {size:,} bytes, at most {limit:,} are read; write it again")
+        raise ValueError(f"the arrays of {path} would take {size:,} bytes, at most {limit:,} are read; write it again")
     return found
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from prophet_gym._checks import listed, require_count, shown, unknown_option
 from prophet_gym._io.atomic import atomic_directory, is_temporary, read_whole
-from prophet_gym._io.files import read_json, read_text
+from prophet_gym._io.files import parse_object, read_json, read_text
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
 from prophet_gym.specs import InitialState
 
@@ -297,11 +297,8 @@ def read_jsonl_states(path: Path | str) -> InitialStates:
 
 
 def _fields(line: str, where: str) -> list[str]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{where} must be JSON: {error}") from error
-    texts = [row[name] for name in JSONL_FIELDS if isinstance(row.get(name), str)] if isinstance(row, dict) else []
+    row = parse_object(line, where, CheckpointError)
+    texts = [row[name] for name in JSONL_FIELDS if isinstance(row.get(name), str)]
     if len(texts) != len(JSONL_FIELDS):
         raise CheckpointError(f"{where} must have the texts {', '.join(JSONL_FIELDS)}, got {line.strip()[:200]}")
     return texts

@@ -8,7 +8,7 @@ import torch
 from prophet_gym._batches import select_batch
 from prophet_gym._checks import unknown_option
 from prophet_gym.envs._sub_env import Row
-from prophet_gym.world_model import DecodesOnDemand, Footage, RewardModel, ScoresOnDemand, State, WorldModel
+from prophet_gym.world_model import DecodesOnDemand, Footage, RewardModel, ScoresOnDemand, State
 
 RENDERS = ("step", "chunk")
 Look = Callable[[Mapping[int, Sequence[int]]], None]
@@ -21,11 +21,6 @@ def require_render(render: str, render_mode: str | None) -> str:
     if render == "chunk" and render_mode == "rgb_array_list":
         raise ValueError("render_mode='rgb_array_list' shows every frame: it needs render='step'")
     return render
-
-
-def as_decoder(model: WorldModel) -> DecodesOnDemand | None:
-    """Return a world model that can decode every frame of a chunk after it."""
-    return model if isinstance(model, DecodesOnDemand) and model.decodable >= model.chunk else None
 
 
 def as_choosing(model: RewardModel | None, decoder: DecodesOnDemand | None) -> ScoresOnDemand | None:

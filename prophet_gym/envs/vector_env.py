@@ -2,20 +2,19 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from prophet_gym._batches import concat_batches, scatter_batch, select_batch
 from prophet_gym._checks import require_count, require_different
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation, Outcome, chunk_box
 from prophet_gym.envs._initial_states import InitialStates, require_frames
-from prophet_gym.envs._on_demand import as_choosing, as_decoder, footage, look, require_render
+from prophet_gym.envs._on_demand import as_choosing, footage, look, require_render
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
 from prophet_gym.envs._require import (
@@ -38,17 +37,6 @@ from prophet_gym.world_model import (
     WorldModel,
     encode_initial_states,
 )
-
-
-@dataclass(frozen=True)
-class _Dreamt:
-    """Hold what a chunk came to; frames are None where they are decoded on demand."""
-
-    state: State
-    frames: UInt8[torch.Tensor, "b k h w 3"] | None
-    uncertainty: Float[torch.Tensor, " b"] | None
-    approximate: bool
-
 
 _NOISE_SEEDS = 2**63 - 1
 _BYTES = bytes | bytearray | memoryview
@@ -277,9 +265,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         # Ended episodes are not generated further: a batch costs what its live part costs.
         everyone = len(live) == self.num_envs
         state = self._state if everyone else select_batch(self._state, live)
-        dreamt = self._dream(state, torch.from_numpy(actions[list(live)]), [self._rows[row].generator for row in live])
-        self._state = dreamt.state if everyone else scatter_batch(self._state, live, dreamt.state)
-        frames = None if dreamt.frames is None else self._keep(dreamt.frames)
+        generators = [self._rows[row].generator for row in live]
+        following, dreamt, unsure, approximate = self._dream(state, torch.from_numpy(actions[list(live)]), generators)
+        self._state = following if everyone else scatter_batch(self._state, live, following)
+        frames = None if dreamt is None else self._keep(dreamt)
         for place, row in enumerate(live):
             if frames is None:
                 self._rows[row].skip(self.world_model.chunk)
@@ -291,7 +280,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             for row in live:
                 self._rows[row].image = self._rows[row].kept[self._rows[row].frames - 1]
         rewards = self._score(live)
-        uncertainties = [None] * len(live) if dreamt.uncertainty is None else dreamt.uncertainty.tolist()
+        uncertainties = [None] * len(live) if unsure is None else unsure.tolist()
         outcomes = {}
         for place, (row, uncertainty) in enumerate(zip(live, uncertainties, strict=True)):
             self._rows[row].forget()
@@ -301,7 +290,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
                 "scored": scored,
                 "success": success,
                 "live": True,
-                "approximate": dreamt.approximate,
+                "approximate": approximate,
             }
             truncated = self._at_horizon(row)
             if self._every_frame and frames is not None:
@@ -313,25 +302,30 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             outcomes[row] = Outcome(info, reward, success, truncated)
         return outcomes
 
-    def _dream(self, state: State, actions: torch.Tensor, generators: Sequence[torch.Generator]) -> "_Dreamt":
-        """Run a chunk; without frames where they can be decoded later."""
+    def _dream(
+        self, state: State, actions: torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[State, torch.Tensor | None, torch.Tensor | None, bool]:
+        """Run a chunk: state, frames (None if they are decoded later), uncertainty, and whether it is approximate."""
         model, on_demand, wanted = self.world_model, self._on_demand, self.max_uncertainty is not None
         if on_demand is not None:
-            following = on_demand.advance(state, actions, generators=generators)
-            dreamt = _Dreamt(following, None, on_demand.uncertainty(following) if wanted else None, approximate=False)
+            state, frames, approximate = on_demand.advance(state, actions, generators=generators), None, False
+            unsure = on_demand.uncertainty(state) if wanted else None
         else:
             chunk = require_chunk(model.rollout(state, actions, generators=generators), model, len(generators))
-            told = chunk.uncertainty if wanted or self._every_frame else None
-            dreamt = _Dreamt(chunk.state, chunk.frames, told, approximate=chunk.approximate)
-        if dreamt.uncertainty is None and wanted:
+            state, frames, approximate = chunk.state, chunk.frames, chunk.approximate
+            unsure = chunk.uncertainty if wanted or self._every_frame else None
+        if unsure is None and wanted:
             needed = "max_uncertainty needs a world model that estimates its uncertainty"
             raise ValueError(f"{needed}, and this one gave None; leave it out")
-        return dreamt
+        return state, frames, unsure, approximate
 
     @property
     def _on_demand(self) -> DecodesOnDemand | None:
-        """The world model where its frames are decoded only when they are looked at."""
-        return None if self._every_frame else as_decoder(self.world_model)
+        """The world model where its frames are decoded only when they are looked at: it can every frame of a chunk."""
+        model = self.world_model
+        if self._every_frame or not isinstance(model, DecodesOnDemand) or model.decodable < model.chunk:
+            return None
+        return model
 
     def _look(self, wanted: Mapping[int, Sequence[int]]) -> None:
         decoder = self._on_demand

@@ -58,9 +58,13 @@ def test_paths_of_the_machine_it_was_written_on_are_found_by_their_end(manifest)
     ("text", "error", "message"),
     [
         ("", CheckpointError, "has no rows"),
-        (row() + "\n{", CheckpointError, r"line 2 of .*dataset\.jsonl must be JSON"),
-        ("[1]", CheckpointError, "must have the texts task_type, task_language, init_state_path"),
-        (json.dumps({"task_type": "t"}), CheckpointError, "must have the texts"),
+        (row() + "\n{", CheckpointError, r"line 2 of .*dataset\.jsonl must be whole JSON"),
+        ("[1]", CheckpointError, r"line 1 of .*dataset\.jsonl must be a JSON object, holds a list"),
+        (
+            json.dumps({"task_type": "t"}),
+            CheckpointError,
+            "must have the texts task_type, task_language, init_state_path",
+        ),
         (row(task_language=3), CheckpointError, "must have the texts"),
         (row(init_state_path="images/none.png"), MissingWeightsError, "line 1 .*no image 'images/none.png'"),
         (row(init_state_path="../secret.png"), CheckpointError, "must not lead out"),
