@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from itertools import islice
 from numbers import Integral, Real
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -44,13 +45,19 @@ def read_options(kind: str, given: Mapping[str, str], readers: Mapping[str, Call
     return values
 
 
-def imported(kind: str, name: str) -> Any:
-    """Return what `module:name` names; ValueError, which says what `kind` of thing it is, if it cannot be imported."""
-    module, _, attribute = name.partition(":")
-    if "" not in sys.path:  # the current folder, as `python -m` has it; a console script does not
+def import_here(module: str) -> ModuleType:
+    """Import a module, also one in the current folder, as `python -m` does and a console script does not."""
+    if "" not in sys.path:
         sys.path.insert(0, "")
+    return import_module(module)
+
+
+def imported(kind: str, name: str) -> Any:
+    """Return what `module:name` names, or a module; ValueError, which says what `kind` it is, if it has none."""
+    module, _, attribute = name.partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        found = import_here(module)
+        return getattr(found, attribute) if attribute else found
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error
 

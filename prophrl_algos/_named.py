@@ -12,6 +12,7 @@ from torch import nn
 
 from prophet_gym._checks import imported, unknown_option
 from prophet_gym._io.tensor_files import read_tensors, unwrapped
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.errors import MissingWeightsError
 from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import ALGORITHMS, Algorithm
@@ -54,25 +55,34 @@ def make_env(
     device: str = "cpu",
     world_model: str = "",
     engine: str = "eager",
+    reward: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
     """Make a vector env of a registered id with autoreset DISABLED, and all tasks if none are given.
 
-    `world_model` is a checkpoint, the bundled one if empty, and `engine` runs it; `options` are more keyword arguments
-    of the environment.
+    An id may follow the module that registers it, as in `my_envs:Mine-v0`. `world_model` is a checkpoint, the bundled
+    one if empty; `engine` runs it, and `reward` names a reward model, the checkpoint's if empty. `options` are more
+    keyword arguments of the environment.
     """
     import prophet_gym  # noqa: F401 registers the ids
 
+    module, _, name = name.rpartition(":")
+    if module:
+        imported("environment", module)
     if name not in gym.registry:
         raise unknown_option("environment", name, gym.registry)
     chosen: dict[str, Any] = {"tasks": list(tasks)} if tasks else {}
     if name.startswith(("LIBERO-", "Prophet-")):
         chosen["render"] = "chunk"  # nobody looks at the other frames
     if name.startswith("Prophet-"):
-        chosen |= {"device": device, "engine": engine} | ({"weights": world_model} if world_model else {})
-    elif world_model:
+        chosen |= {"device": device, "engine": engine} | ({"reward": reward} if reward else {})
+        if world_model:
+            robot = Checkpoint.named(world_model, gym.registry[name].kwargs.get("embodiment")).robot
+            chosen |= {"weights": world_model, "embodiment": robot}
+    elif given := world_model or reward:
         raise ValueError(
-            f"{name} has no world model, so it takes no {world_model!r}: give a Prophet-* id, or leave it out"
+            f"{name} has no world model and scores by itself, so it takes no {given!r}: give a Prophet-* id, or leave "
+            "it out"
         )
     chosen |= options or {}
     return gym.make_vec(name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen)

@@ -39,7 +39,7 @@ def main(args: Args) -> None:
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
     device = resolved_device(args.device)
-    env = args.make_env(rows, starts=args.starts, tasks=args.tasks, engine=args.engine)
+    env = args.make_env(rows, starts=args.starts, tasks=args.tasks, engine=args.engine, reward=args.reward)
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
@@ -52,7 +52,10 @@ def main(args: Args) -> None:
         cell | {"success": each.success, "valid": each.scored, "chunks": each.chunks, "instruction": each.instruction}
         for cell, each in zip(cells, found.episodes, strict=True)
     ]
-    given = {name: getattr(args, name) for name in ("policy", "env", "starts", "initial_noise", "noise_level")}
+    given = {
+        name: getattr(args, name)
+        for name in ("policy", "env", "world_model", "reward", "starts", "initial_noise", "noise_level")
+    }
     weights = None if args.policy_weights is None else str(args.policy_weights)
     results = {"weights": weights, "metrics": found.metrics(), "episodes": episodes, "machine": machine()}
     write_json(args.json, given | results)

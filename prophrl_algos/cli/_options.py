@@ -77,26 +77,30 @@ class EnvOptions(Arguments):
     """Choose the env that a policy acts in, and the device of the networks."""
 
     env: str = "Prophet-LIBERO-v0"
-    """Id of a registered environment; `LIBERO-Object-v0` is the simulator."""
+    """Id of a registered environment, with the module that registers it where that is yours, as in `my_envs:Mine-v0`;
+    `LIBERO-Object-v0` is the simulator."""
     world_model: str = ""
     """Checkpoint of the world model in a Prophet environment: a folder or Hub repository; the bundled one if empty."""
     device: DeviceOrAuto = "auto"
     """Device that computes, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
 
     def make_env(
-        self, rows: int, *, starts: str = "train", tasks: Sequence[int] = (), engine: str = "eager"
+        self, rows: int, *, starts: str = "train", tasks: Sequence[int] = (), engine: str = "eager", reward: str = ""
     ) -> "VectorEnv":
         """Make the environment, see `prophrl_algos._named.make_env`."""
         from prophrl_algos._named import make_env
 
-        device, dream = resolved_device(self.device), self.world_model
-        return make_env(self.env, rows, starts=starts, tasks=tasks, device=device, world_model=dream, engine=engine)
+        dream = {"world_model": self.world_model, "engine": engine, "reward": reward}
+        return make_env(self.env, rows, starts=starts, tasks=tasks, device=resolved_device(self.device), **dream)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamOptions(EnvOptions):
-    """Choose the env that a policy acts in, and the library that runs its world model."""
+    """Choose the env that a policy acts in, what runs its world model, and what scores its dreams."""
 
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
     """Library that runs the world model in a Prophet environment: PyTorch (`eager`), compiled by it, OpenVINO, or the
     fastest on this machine."""
+    reward: str = ""
+    """Reward model in a Prophet environment, as `gym.make(..., reward=)` takes it, for example
+    `my_rewards:done`; that of the world model's checkpoint if empty."""

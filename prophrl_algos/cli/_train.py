@@ -117,7 +117,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     config, device = args.config, resolved_device(args.device)
     processes = Processes.joined()
     rows = processes.split(config.groups) * config.group_size if args.num_envs is None else args.num_envs
-    env = wrap(args.make_env(rows, tasks=args.tasks, engine=args.engine))
+    env = wrap(args.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward))
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     assert isinstance(policy, nn.Module)
@@ -149,7 +149,7 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     from prophrl_algos.evaluate import evaluate
 
     rows, seed = min(args.evaluate_episodes, 16), 10**6
-    env = args.make_env(rows, tasks=args.tasks, engine=args.engine)
+    env = args.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward)
     precision = None
     if args.truth_env:
         truth = make_env(args.truth_env, rows, starts="train", tasks=args.tasks)

@@ -12,6 +12,9 @@ import torch
 
 from benchmarks.toys import TinyFlowPolicy
 from prophet_gym.checkpoint import _CHECKPOINTS, bundled_checkpoints
+from prophet_gym.errors import MissingWeightsError
+from prophet_gym.prophet import tiny_full_prophet
+from prophet_gym.prophet._presets import TINY_FULL
 from prophrl_algos import _named as common
 from prophrl_algos._demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos._named import make_algorithm, make_env, make_policy, read_weights
@@ -145,6 +148,32 @@ def test_a_checkpoint_of_ones_own_dreams_where_it_is_asked_for(tmp_path):
     assert env.unwrapped.world_model is not make_env("Prophet-LIBERO-v0", 1, starts="train").unwrapped.world_model
     with pytest.raises(ValueError, match="LIBERO-Object-v0 has no world model"):
         make_env("LIBERO-Object-v0", 1, starts="train", world_model=str(folder))
+
+
+def test_weights_of_another_robot_are_taken_for_what_they_are(tmp_path):
+    tiny_full_prophet(config=replace(TINY_FULL, embodiment="bridge")).save_pretrained(tmp_path)
+    # Only their initial states are missing: the robot is the checkpoint's.
+    with pytest.raises(MissingWeightsError, match="no starts of their own named 'train'"):
+        make_env("Prophet-LIBERO-v0", 1, starts="train", world_model=str(tmp_path))
+
+
+@bundled
+def test_a_reward_and_an_env_of_ones_own_lie_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(
+        "import gymnasium as gym\n"
+        "def red(video, instruction):\n    return 0.25\n"
+        "gym.register('Own-v0', vector_entry_point='prophet_gym.factory:make_vector_env')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    env = make_env("Prophet-LIBERO-v0", 1, starts="train", tasks=[3], reward="own_parts:red")
+    env.reset(seed=0)
+    assert env.step(np.zeros(env.action_space.shape, np.float32))[1].tolist() == [0.25]
+    assert make_env("own_parts:Own-v0", 1, starts="train", tasks=[3]).spec.id == "Own-v0"
+    with pytest.raises(ValueError, match="environment 'no_parts' cannot be imported"):
+        make_env("no_parts:Own-v0", 1, starts="train")
+    with pytest.raises(ValueError, match="LIBERO-Object-v0 has no world model and scores by itself"):
+        make_env("LIBERO-Object-v0", 1, starts="train", reward="own_parts:red")
 
 
 class TestDemonstrations:
