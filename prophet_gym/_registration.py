@@ -12,6 +12,8 @@ SUITES = {
     "libero_10": ("10", 65),
 }
 """LIBERO's suites: their part of an id, and the chunks of 8 actions in one of their episodes."""
+PERTURBED = {"Object": "object", "Swap": "swap", "Language": "lan", "Task": "task"}
+"""LIBERO-PRO's perturbations of each suite: their part of an id, and the end of the suites' names."""
 # Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of 5, as the paper's policies act.
 BRIDGE_STEPS = 24
 
@@ -25,6 +27,10 @@ def register_ids() -> None:
     for suite, (name, steps) in SUITES.items():
         ids += [(f"Prophet-LIBERO-{name}-v0", learned, steps, {"suite": suite})]
         ids += [(f"LIBERO-{name}-v0", simulator, steps, {"suite": suite})]
+        for kind, end in PERTURBED.items():
+            # No other split exists there.
+            kwargs = {"suite": f"{suite}_{end}", "starts": "official"}
+            ids += [(f"LIBERO-PRO-{name}-{kind}-v0", simulator, steps, kwargs)]
     for id_, (single, vector), steps, kwargs in ids:
         if id_ not in gym.registry:
             # Gymnasium 1.4's PassiveEnvChecker breaks every later step where the first reset was refused.

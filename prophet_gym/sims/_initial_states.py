@@ -8,7 +8,7 @@ import numpy as np
 
 from prophet_gym.embodiments._embodiment import pose_extra
 from prophet_gym.embodiments._kinematics import ToolPose, matrix_to_euler, quaternion_to_matrix
-from prophet_gym.sims.simulator import check_task
+from prophet_gym.sims.simulator import check_split, check_task
 from prophet_gym.specs import InitialState
 
 TRAIN_SEED = 1_000_000
@@ -20,6 +20,7 @@ def render_initial_states(
 ) -> Iterator[InitialState]:
     """Yield the first `count` starts of a task, with the pose of the hand: official ones, or random placements."""
     simulator = check_task(suite, task, look)
+    check_split(suite, split)
     if split == "official" and count > simulator.official_states:
         raise ValueError(f"a task has {simulator.official_states} official starts, got count={count}")
     with closing(simulator(suite, task, look=look, size=size)) as sim:

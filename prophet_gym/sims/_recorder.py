@@ -25,7 +25,7 @@ from prophet_gym.data._recording import begin_recording, episode_path, recorded_
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import InvalidActionError, SimulatorLostError
 from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers
-from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_task
+from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_split, check_task
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
@@ -205,6 +205,7 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
         check_task(plan.suite, task)
     if plan.mode is not None and plan.mode not in simulator.modes:
         raise unknown_option("mode", plan.mode, simulator.modes)
+    check_split(plan.suite, "train" if plan.starts == "random" else "official")
     recorded_facts(simulator.robot)  # before anything is written: what an episode of this robot needs must be known
     require_main_guard()
     workers = require_count("workers", workers)

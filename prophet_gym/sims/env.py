@@ -17,7 +17,7 @@ from prophet_gym.envs.single_env import SingleEnv
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims._episodes import LocalStages, Scene, WorkerStages
 from prophet_gym.sims._initial_states import TRAIN_SEED
-from prophet_gym.sims.simulator import check_task
+from prophet_gym.sims.simulator import check_split, check_task
 from prophet_gym.specs import InitialState
 
 _RESET_OPTIONS = ("reset_mask", "start", "task")
@@ -37,9 +37,11 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
     Arguments that are not listed are those of `ProphetVectorEnv`.
 
     Args:
-        suite: `libero_spatial`, `libero_object`, `libero_goal`, `libero_10`, or one of a registered simulator.
-        look: How it is drawn; LIBERO's are `light` (the default) and `official`.
-        starts: `train` (random placements) or `official` (the 50 states of a task: evaluation and demo only).
+        suite: `libero_spatial`, `libero_object`, `libero_goal`, `libero_10`, one of these perturbed as in LIBERO-PRO
+            (`_object`, `_swap`, `_lan`, `_task` at the end), or one of a registered simulator.
+        look: How it is drawn; LIBERO's are `light` (the default), `light-v2` and `official`.
+        starts: `train` (random placements) or `official` (the 50 states of a task: evaluation and demo only); perturbed
+            suites have the latter alone.
         tasks: Tasks to draw from; all if not given.
         size: Height and width of a frame, pixels.
         chunk: Actions in one step; the robot's own number if not given.
@@ -82,10 +84,9 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         for task in pool:
             check_task(suite, task)
         look = str(look or simulator.looks[0])
-        splits, frames = ("train", "official"), ("step", "chunk")
-        for kind, given, known in (("split", starts, splits), ("choice of frames", render, frames)):
-            if given not in known:
-                raise unknown_option(kind, given, known)
+        check_split(suite, starts)
+        if render not in ("step", "chunk"):
+            raise unknown_option("choice of frames", render, ("step", "chunk"))
         workers = require_count("workers", workers, 0)
         chunk = require_count("chunk", robot.chunk if chunk is None else chunk)
         size = require_count("size", size)

@@ -18,7 +18,11 @@ from prophet_gym.errors import UnknownOptionError
 
 _GROUP = "prophet_gym.simulators"
 _LIBERO = "prophet_gym.sims.libero.simulator:LiberoSimulator"
-_REGISTERED: dict[str, str] = dict.fromkeys(("libero_spatial", "libero_object", "libero_goal", "libero_10"), _LIBERO)
+_PERTURBED = "prophet_gym.sims.libero._perturbed:PerturbedLiberoSimulator"
+_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+_REGISTERED: dict[str, str] = dict.fromkeys(_SUITES, _LIBERO) | {
+    f"{suite}_{kind}": _PERTURBED for suite in _SUITES for kind in ("object", "swap", "lan", "task")
+}
 
 
 @runtime_checkable
@@ -50,6 +54,7 @@ class Simulator(Arm, Protocol):
     Attributes:
         robot: Name of the embodiment, whose `action_spec` bounds the actions and whose `control_hz` is the rate.
         looks: Names of the ways in which it can draw; the first is the default.
+        splits: Where its episodes can start: `train` (random placements), `official` (for evaluation alone), or both.
         tasks: Number of tasks of a suite.
         modes: Names of the scripts that can act in it; a `mixture` is of some of them.
         official_states: Number of initial states of a task that are for evaluation; 0 if there are none.
@@ -58,6 +63,7 @@ class Simulator(Arm, Protocol):
 
     robot: ClassVar[str]
     looks: ClassVar[tuple[str, ...]]
+    splits: ClassVar[tuple[str, ...]]
     tasks: ClassVar[int]
     official_states: ClassVar[int]
     modes: ClassVar[tuple[str, ...]]
@@ -153,6 +159,15 @@ def simulator_of(suite: str) -> SimulatorClass:
     if suite not in known:
         raise unknown_option("suite", suite, known)
     return resolve_name(known[suite])
+
+
+def check_split(suite: str, split: str) -> None:
+    """Raise UnknownOptionError unless episodes of a suite can start from this split."""
+    splits = simulator_of(suite).splits
+    if split == "train" and splits == ("official",):
+        raise UnknownOptionError(f"{suite} is for evaluation alone: it has the split 'official', and no 'train'")
+    if split not in splits:
+        raise unknown_option("split", split, splits)
 
 
 def check_task(suite: str, task: int | None = None, look: str | None = None) -> SimulatorClass:

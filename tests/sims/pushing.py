@@ -16,6 +16,7 @@ class Pushing:
 
     robot = "libero"
     looks = ("flat",)
+    splits = ("train", "official")
     tasks = 2
     official_states = 3
     modes = ("straight", "still")

@@ -45,6 +45,7 @@ class LiberoSimulator:
 
     robot = EMBODIMENT.name
     looks = tuple(LOOK_VERSIONS)
+    splits = ("train", "official")
     tasks = 10
     official_states = 50
     modes = MODES
@@ -52,7 +53,6 @@ class LiberoSimulator:
     def __init__(self, suite: str, task: int, *, look: str = "light", size: int = 128) -> None:
         check_task(suite, task, look)
         self.require(look)
-        from libero.libero import benchmark
         from libero.libero.envs.env_wrapper import ControlEnv
 
         # Its settings were loaded before the package, which does not know them as its attribute then.
@@ -60,7 +60,7 @@ class LiberoSimulator:
         self.suite, self.task, self.look, self.size = suite, task, look, size
         # What LIBERO prints while it loads would break progress bars.
         with contextlib.redirect_stdout(io.StringIO()):
-            self._benchmark = benchmark.get_benchmark(suite)()
+            self._benchmark = self._find_benchmark(suite)
             self._env: Any = ControlEnv(
                 bddl_file_name=self._benchmark.get_task_bddl_file_path(task),
                 has_offscreen_renderer=False,
@@ -97,6 +97,13 @@ class LiberoSimulator:
     def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
         """Return the actions of a script, see `experts.script`."""
         return script(self, rng, cast("Mode", mode))
+
+    @classmethod
+    def _find_benchmark(cls, suite: str) -> Any:
+        """Return what lists a suite's tasks: their files, words and official states."""
+        from libero.libero import benchmark
+
+        return benchmark.get_benchmark(suite)()
 
     @property
     def model(self) -> Any:
