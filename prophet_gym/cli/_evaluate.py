@@ -24,7 +24,7 @@ class Args(BatchOptions, HeldOutOptions):
     """Numbers of frames to predict."""
     spacing: Count = 32
     """Least number of frames between the windows of one horizon that are cut from the same episode."""
-    look: Literal["light", "official"] | None = None
+    look: Literal["light", "light-v2", "official"] | None = None
     """Look of the simulator while it records; the checkpoint's own by default."""
     json: OutFile | None = None
     """Also write the results to this file."""

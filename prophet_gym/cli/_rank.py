@@ -44,7 +44,7 @@ class Args(DreamOptions):
     reward: str = "success"
     """Reward model that decides on success in the dream, as `gym.make(..., reward=)` takes it."""
     look: str = "light"
-    """Look of the simulator: `light` or `official`."""
+    """Look of the simulator: `light`, `light-v2` or `official`."""
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
     """Library that runs the world model: PyTorch (`eager`), compiled by it, OpenVINO, or the fastest here (`auto`)."""
     control: CountOrNone = 20

@@ -25,7 +25,7 @@ class Args(Arguments):
     suite: str = "libero_object"
     """Suite of tasks, for example `libero_object` or `libero_goal`."""
     look: str | None = None
-    """Look of the simulator: `light` or `official`; the checkpoint's by default."""
+    """Look of the simulator: `light`, `light-v2` or `official`; the checkpoint's by default."""
     size: Annotated[int, Whole(8, 4096)] | None = None
     """Height and width of the frames in pixels; the checkpoint's by default."""
     per_task: Items = 50

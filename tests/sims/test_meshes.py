@@ -9,7 +9,7 @@ import mujoco
 
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero import _meshes as meshes
-from prophet_gym.sims.libero._meshes import Mesh, decimate, face_budget, lighten, read_mesh, shrink_texture
+from prophet_gym.sims.libero._meshes import Baked, Mesh, decimate, face_budget, lighten, read_mesh, shrink_texture
 
 needs_decimation = pytest.mark.skipif(
     importlib.util.find_spec("fast_simplification") is None, reason="needs the extra prophet-gym[libero]"
@@ -91,7 +91,9 @@ def test_textures_of_any_size_shrink_and_cube_maps_stay_cubes():
     assert shrink_texture(np.zeros((7 * 6, 7, 3), dtype=np.uint8), 4).shape == (3 * 6, 3, 3)
 
 
-def model_with_ball() -> mujoco.MjModel:
+def model_with_ball(*, shared: bool = False) -> mujoco.MjModel:
+    """A ball with a checkered texture, which a box has too where it is `shared`."""
+    box = '<geom type="box" size="0.1 0.1 0.1" material="checks" group="1" pos="0 9 0"/>' if shared else ""
     mesh = ball(charts=1)
     numbers = [" ".join(f"{x:.6f}" for x in values.ravel()) for values in (mesh.vertices, mesh.normals, mesh.uv)]
     faces = " ".join(map(str, mesh.faces.ravel()))
@@ -103,7 +105,7 @@ def model_with_ball() -> mujoco.MjModel:
         </asset><worldbody>
           <light pos="0 -3 3"/><camera name="eye" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
           <body><freejoint/><geom type="mesh" mesh="ball" material="checks" group="1" contype="0" conaffinity="0"/>
-          <geom type="sphere" size="0.5" group="0"/></body>
+          <geom type="sphere" size="0.5" group="0"/>{box}</body>
         </worldbody></mujoco>""")
 
 
@@ -120,6 +122,18 @@ def test_only_the_copy_becomes_light(tmp_path, monkeypatch):
     assert light.mesh_facenum[0] <= 300
     assert light.tex_width[0] == 16 < model.tex_width[0] == 64
     np.testing.assert_array_equal(light.body_inertia, model.body_inertia)
+
+
+@needs_decimation
+def test_a_texture_is_made_anew_for_the_mesh_that_has_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROPHET_CACHE", str(tmp_path))
+    for shared, expected in ((False, 32), (True, 16)):
+        model = model_with_ball(shared=shared)
+        light = lighten(model, density=100.0, most=300, texture=16, baked=Baked(5.0, 20, side=32))
+        assert light.mesh_facenum[0] <= (300 if shared else 20)
+        # A texture that was made is within the limit or as wide as asked for, and is not shrunk again.
+        assert light.tex_width[0] == expected
+        assert model.tex_width[0] == 64
 
 
 @needs_decimation

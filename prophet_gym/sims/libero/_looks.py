@@ -1,7 +1,8 @@
-"""How the simulator is drawn: `official`, or `light`, which has few faces and some files replaced by simpler ones.
+"""How the simulator is drawn: `official`, `light-v2`, the same with few faces and small textures, or `light`.
 
-The bundled weights were trained on `light`, at a time when a few of LIBERO's files were not at hand; it is derived here
-from the official assets, so that anyone can reproduce those results.
+The bundled weights were trained on `light`, which has few faces and some files replaced by simpler ones: it is from a
+time when a few of LIBERO's files were not at hand. It is derived here from the official assets, so that anyone can
+reproduce those results.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.cache import cache_dir, keeping
 from prophet_gym.errors import MissingAssetsError
 
-LOOK_VERSIONS = {"light": 3, "official": 1}
+LOOK_VERSIONS = {"light": 3, "light-v2": 1, "official": 1}
 """Looks, the first of which is the default, and a number that rises when a scene in one gives another image."""
 
 # folder -> the collision mesh in it that is drawn in place of its visual mesh
@@ -110,7 +111,7 @@ def derive_light(official: Path, target: Path) -> None:
 
 def assets_for(look: str, found: Path) -> Path:
     """Return the asset folder to load for a look, given the folder that was found on this machine."""
-    if look == "official":
+    if look != "light":
         return found
     target = cache_dir() / f"light_assets_{hashlib.sha256(str(found).encode()).hexdigest()[:12]}"
     if not target.exists():
@@ -121,7 +122,14 @@ def assets_for(look: str, found: Path) -> Path:
 
 def drawn_model(look: str, model: Any) -> Any:
     """Return the model whose meshes and textures are drawn in a look: `model` itself, or its lightened copy."""
-    from prophet_gym.sims.libero._meshes import lighten
+    from prophet_gym.sims.libero._meshes import Baked, lighten
 
-    # Chosen on libero_object at 128x128: 13 k faces in place of 256 k, 33.5 dB against the full meshes.
-    return lighten(model, density=2000.0, most=3000, texture=512) if look == "light" else model
+    if look == "light":
+        # Chosen on libero_object at 128x128: 13 k faces in place of 256 k, 33.5 dB against the full meshes.
+        return lighten(model, density=2000.0, most=3000, texture=512)
+    if look == "light-v2":
+        light = lighten(model, density=4000.0, most=1200, texture=512, baked=Baked(6000.0, 3000, side=512))
+        # Mirrors double the time of a kitchen's frames, for a few pixels of the stove.
+        light.mat_reflectance[:] = 0
+        return light
+    return model

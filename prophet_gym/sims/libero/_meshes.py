@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.cache import cache_dir, keeping
-from prophet_gym.sims.libero._looks import LOOK_VERSIONS
+from prophet_gym.sims.libero._baking import BAKING_VERSION, Surface, bake, cell_size, mismatch, most_faces
 
 # Texture coordinates and normals are looked up among this many nearby samples of the full surface.
 _NEIGHBOURS = 24
@@ -33,6 +33,10 @@ _SEAM = 0.25
 _NORMAL_AGREEMENT = 0.85
 # Thin doubled sheets fall apart before they reach their budget: a mesh of up to this many faces is then left as it is.
 _KEPT_FACES = 8000
+# Texture coordinates on the old texture stay where they miss its colours by fewer grey levels than this on average.
+_MISMATCH = 10.0
+# Rises when decimation gives another mesh than before: what is in the cache was made by an earlier one.
+_DECIMATION = 3
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,14 @@ def read_mesh(model: mujoco.MjModel, index: int) -> Mesh:
     return Mesh(vertices, model.mesh_face[rows].astype(np.int64), normals, uv)
 
 
-def write_mesh(model: mujoco.MjModel, index: int, mesh: Mesh) -> None:
-    """Put a smaller mesh where mesh `index` is stored, if it fits there."""
+def write_mesh(model: mujoco.MjModel, index: int, mesh: Mesh) -> bool:
+    """Put a smaller mesh where mesh `index` is stored, if it fits there; tell whether it did."""
     count, corners, points = len(mesh.faces), 3 * len(mesh.faces), len(mesh.vertices)
     room = [(count, model.mesh_facenum), (points, model.mesh_vertnum), (corners, model.mesh_normalnum)]
     if mesh.uv is not None:
         room.append((corners, model.mesh_texcoordnum))
     if any(needed > stored[index] for needed, stored in room):
-        return
+        return False
     rows = slice(model.mesh_faceadr[index], model.mesh_faceadr[index] + count)
     corner_ids = np.arange(corners).reshape(count, 3)
     first = model.mesh_vertadr[index]
@@ -81,6 +85,7 @@ def write_mesh(model: mujoco.MjModel, index: int, mesh: Mesh) -> None:
         stored[index] = needed
     # The convex hull is drawn on request only, and it indexes the vertices that were just replaced.
     model.mesh_graphadr[index] = -1
+    return True
 
 
 def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -179,11 +184,12 @@ def light_mesh(mesh: Mesh, faces: int) -> Mesh:
     return mesh if len(small.faces) > 1.5 * faces and len(mesh.faces) <= _KEPT_FACES else small
 
 
-def _key(mesh: Mesh, faces: int) -> str:
-    digest = hashlib.sha256(f"{LOOK_VERSIONS['light']} {faces}".encode())
-    for part in (mesh.vertices, mesh.faces, mesh.normals, mesh.uv):
+def _key(recipe: "_Recipe") -> str:
+    mesh, baked = recipe.mesh, f" baked {BAKING_VERSION} {recipe.side}" if recipe.pixels is not None else ""
+    digest = hashlib.sha256(f"{_DECIMATION} {recipe.faces}{baked}".encode())
+    for part in (mesh.vertices, mesh.faces, mesh.normals, mesh.uv, recipe.pixels):
         if part is not None:
-            digest.update(part.tobytes())
+            digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()[:24]
 
 
@@ -206,32 +212,113 @@ def face_budget(vertices: Float[np.ndarray, "v 3"], density: float, most: int) -
     return int(np.clip(density * diagonal, 40, most))
 
 
-def lighten(model: mujoco.MjModel, *, density: float, most: int, texture: int) -> mujoco.MjModel:
+@dataclass(frozen=True)
+class Detail:
+    """How much of meshes is kept: `density` faces per metre of a bounding box's diagonal, but at most `most`."""
+
+    density: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Baked(Detail):
+    """How much is kept of meshes with a texture to themselves; those that do not fit it get one of `side` texels."""
+
+    side: int
+
+
+def lighten(
+    model: mujoco.MjModel, *, density: float, most: int, texture: int, baked: Baked | None = None
+) -> mujoco.MjModel:
     """Copy `model` for drawing: visual meshes within their `face_budget`, textures of at most `texture` pixels.
 
-    Decimated meshes are kept in the cache folder and made once per mesh; two processes may make them at the same time.
+    What is made is kept in the cache folder, once per mesh; two processes may make it at the same time. Texture
+    coordinates are looked up on the full surface; `baked` says how textures are made where those do not fit.
     """
     light = copy.copy(model)
-    visual = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_group != 0)
-    large: dict[int, tuple[Mesh, int, Path]] = {}
-    for index in sorted(set(model.geom_dataid[visual].tolist())):
-        mesh = read_mesh(model, index)
-        budget = face_budget(mesh.vertices, density, most)
-        if len(mesh.faces) > budget:
-            large[index] = mesh, budget, cache_dir() / "meshes" / f"{_key(mesh, budget)}.npz"
-    absent = [each for each in large.values() if not each[2].exists()]
-    for mesh, budget, path in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
-        parts = vars(light_mesh(mesh, budget)).items()
+    large: dict[int, tuple[_Recipe, Path]] = {}
+    for index in _visual_meshes(model):
+        recipe = _recipe(model, index, Detail(density, most), baked)
+        if len(recipe.mesh.faces) > recipe.faces:
+            large[index] = recipe, cache_dir() / "meshes" / f"{_key(recipe)}.npz"
+    absent = [each for each in large.values() if not each[1].exists()]
+    for recipe, path in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
+        parts = _made(recipe)
         with keeping(path), atomic_file(path) as temporary:
-            np.savez_compressed(temporary, **{name: part for name, part in parts if part is not None})
-    for index, (_, _, path) in large.items():
+            np.savez_compressed(temporary, **{name: part for name, part in parts.items() if part is not None})
+    made: set[int] = set()
+    for index, (recipe, path) in large.items():
         with np.load(path, allow_pickle=False) as stored:
-            write_mesh(light, index, Mesh(stored["vertices"], stored["faces"], stored["normals"], stored.get("uv")))
-    for index in range(light.ntex):
-        height, width, channels = (int(part[index]) for part in (light.tex_height, light.tex_width, light.tex_nchannel))
-        start = int(light.tex_adr[index])
-        pixels = light.tex_data[start : start + height * width * channels].reshape(height, width, channels)
-        small = shrink_texture(pixels, texture)
-        light.tex_data[start : start + small.size] = small.ravel()
-        light.tex_height[index], light.tex_width[index] = small.shape[:2]
+            mesh = Mesh(stored["vertices"], stored["faces"], stored["normals"], stored.get("uv"))
+            if write_mesh(light, index, mesh) and "pixels" in stored:
+                _write_texture(light, recipe.texture, stored["pixels"])
+                made.add(recipe.texture)
+    for index in set(range(light.ntex)) - made:
+        _write_texture(light, index, shrink_texture(_read_texture(light, index), texture))
     return light
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a light mesh is made from; `side` is 0 where its texture stays, and `pixels` are that texture."""
+
+    mesh: Mesh
+    faces: int
+    side: int = 0
+    texture: int = -1
+    pixels: UInt8[np.ndarray, "h w c"] | None = None
+
+
+def _visual_meshes(model: mujoco.MjModel) -> list[int]:
+    visual = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_group != 0)
+    return sorted(set(model.geom_dataid[visual].tolist()))
+
+
+def _recipe(model: mujoco.MjModel, index: int, detail: Detail, baked: Baked | None) -> _Recipe:
+    mesh = read_mesh(model, index)
+    texture = _own_texture(model, index) if baked and mesh.uv is not None else None
+    if baked is None or texture is None:
+        return _Recipe(mesh, face_budget(mesh.vertices, detail.density, detail.most))
+    pixels = _read_texture(model, texture)
+    side = min(baked.side, *pixels.shape[:2])
+    faces = face_budget(mesh.vertices, baked.density, min(baked.most, most_faces(side)))
+    return _Recipe(mesh, faces, side, texture, shrink_texture(pixels, 2 * side))
+
+
+def _own_texture(model: mujoco.MjModel, index: int) -> int | None:
+    """Return the texture that is laid once over a mesh and over nothing else, None where there is none such."""
+    role = mujoco.mjtTextureRole.mjTEXROLE_RGB.value
+    materials = set(model.geom_matid[(model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_dataid == index)])
+    if len(materials) != 1 or (material := materials.pop()) < 0:
+        return None
+    texture = int(model.mat_texid[material, role])
+    alone = (model.mat_texid == texture).sum() == 1 and (model.geom_dataid[model.geom_matid == material] == index).all()
+    plain = (model.mat_texrepeat[material] == 1).all() and not model.mat_texuniform[material]
+    flat = model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
+    return texture if texture >= 0 and alone and plain and flat else None
+
+
+def _made(recipe: _Recipe) -> dict[str, np.ndarray | None]:
+    """Return the parts of a light mesh, and the pixels of its texture where the old one does not fit it."""
+    parts: dict[str, np.ndarray | None] = dict(vars(light_mesh(recipe.mesh, recipe.faces)))
+    vertices, faces = parts["vertices"], parts["faces"]
+    if recipe.pixels is None or faces is recipe.mesh.faces or not cell_size(len(faces), recipe.side):
+        return parts
+    full = Surface(recipe.mesh.vertices[recipe.mesh.faces], recipe.mesh.uv)
+    # Patches blur into each other at a distance, as charts do not.
+    if mismatch(vertices[faces], parts["uv"], full, recipe.pixels) > _MISMATCH:
+        parts["uv"], parts["pixels"] = bake(vertices[faces], full, recipe.pixels, recipe.side)
+    return parts
+
+
+def _read_texture(model: mujoco.MjModel, index: int) -> UInt8[np.ndarray, "h w c"]:
+    height, width, channels = (int(part[index]) for part in (model.tex_height, model.tex_width, model.tex_nchannel))
+    start = int(model.tex_adr[index])
+    return model.tex_data[start : start + height * width * channels].reshape(height, width, channels)
+
+
+def _write_texture(model: mujoco.MjModel, index: int, pixels: UInt8[np.ndarray, "h w c"]) -> None:
+    """Put a texture that is no larger where texture `index` is stored."""
+    start = int(model.tex_adr[index])
+    model.tex_data[start : start + pixels.size] = pixels.ravel()
+    model.tex_height[index], model.tex_width[index] = pixels.shape[:2]
