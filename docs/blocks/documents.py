@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from docs.blocks import dream, identity, learning, policies, ranking, results, reward_models, speed
+from docs.blocks import dream, identity, learning, looks, policies, ranking, results, reward_models, speed
 from docs.blocks.common import ROOT
 from experiments.ceiling import figures as ceiling
 from experiments.reach_with_ppo import figures as reach
@@ -20,6 +20,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "model_cards" / "libero_small.md",
     ROOT / "model_cards" / "SmallVLA-LIBERO-object-sft.md",
+    ROOT / "docs" / "commands.md",
     ROOT / "docs" / "embodiments.md",
     ROOT / "docs" / "envs.md",
     ROOT / "docs" / "evaluation.md",
@@ -62,6 +63,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reward-speed": reward_models.speed,
     "reward-robustness": reward_models.robustness,
     "identity": identity.identity,
+    "looks": looks.looks,
     **ranking.BLOCKS,
     "robots": dream.robots,
     "action-dimensions": dream.actions,
