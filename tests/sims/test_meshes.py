@@ -127,13 +127,16 @@ def test_only_the_copy_becomes_light(tmp_path, monkeypatch):
 @needs_decimation
 def test_a_texture_is_made_anew_for_the_mesh_that_has_it_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("PROPHET_CACHE", str(tmp_path))
+    monkeypatch.setattr(meshes, "_MISMATCH", -1.0)
     for shared, expected in ((False, 32), (True, 16)):
         model = model_with_ball(shared=shared)
-        light = lighten(model, density=100.0, most=300, texture=16, baked=Baked(5.0, 20, side=32))
+        light = lighten(model, density=100.0, most=300, texture=16, baked=Baked(5.0, 20, side=32, whole=0, widest=9.0))
         assert light.mesh_facenum[0] <= (300 if shared else 20)
-        # A texture that was made is within the limit or as wide as asked for, and is not shrunk again.
+        # A texture that was made is not shrunk again.
         assert light.tex_width[0] == expected
         assert model.tex_width[0] == 64
+    whole = lighten(model_with_ball(), density=100.0, most=300, texture=16, baked=Baked(5.0, 20, side=32))
+    assert whole.mesh_facenum[0] == model.mesh_facenum[0]
 
 
 @needs_decimation

@@ -20,6 +20,8 @@ _LEAST_CELL = 5
 _NEIGHBOURS = 8
 _SAMPLES = 150_000
 _COMPARED = 8000
+# Grey levels: less is a print that moved by a texel, more a patch of another side or part.
+_CLEARLY = 50
 # Faces of the full surface are seen through a new face only when they look the same way, within about 60 degrees.
 _AGREEMENT = 0.5
 _BLOCK = 4
@@ -131,7 +133,7 @@ def mismatch(
     full: Surface,
     pixels: UInt8[np.ndarray, "h w c"],
 ) -> float:
-    """Return how far the colours of new faces are from those of the full surface, in grey levels on average."""
+    """Return the share of new faces' surface whose colours are clearly others than those of the full surface."""
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(normals, axis=1)
     rng = np.random.default_rng(0)
@@ -139,7 +141,8 @@ def mismatch(
     points = np.einsum("nc,ncd->nd", weights, corners[faces])
     true = full.texture_coordinates(points, normals[faces] / np.maximum(area[faces], 1e-30)[:, None])
     mapped = np.einsum("nc,ncd->nd", weights, uv[faces])
-    return float(np.abs(_colours(pixels, true).astype(float) - _colours(pixels, mapped)).mean())
+    away = np.abs(_colours(pixels, true).astype(float) - _colours(pixels, mapped)).max(axis=1)
+    return float((away > _CLEARLY).mean())
 
 
 def bake(

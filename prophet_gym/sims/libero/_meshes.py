@@ -33,8 +33,8 @@ _SEAM = 0.25
 _NORMAL_AGREEMENT = 0.85
 # Thin doubled sheets fall apart before they reach their budget: a mesh of up to this many faces is then left as it is.
 _KEPT_FACES = 8000
-# Texture coordinates on the old texture stay where they miss its colours by fewer grey levels than this on average.
-_MISMATCH = 10.0
+# Texture coordinates on the old texture stay where they give clearly wrong colours on less of the surface than this.
+_MISMATCH = 0.01
 # Rises when decimation gives another mesh than before: what is in the cache was made by an earlier one.
 _DECIMATION = 3
 
@@ -185,8 +185,10 @@ def light_mesh(mesh: Mesh, faces: int) -> Mesh:
 
 
 def _key(recipe: "_Recipe") -> str:
-    mesh, baked = recipe.mesh, f" baked {BAKING_VERSION} {recipe.side}" if recipe.pixels is not None else ""
-    digest = hashlib.sha256(f"{_DECIMATION} {recipe.faces}{baked}".encode())
+    mesh, how = recipe.mesh, f"{_DECIMATION} {recipe.faces}"
+    if recipe.pixels is not None:
+        how += f" baked {BAKING_VERSION} {recipe.side} {_MISMATCH}"
+    digest = hashlib.sha256(how.encode())
     for part in (mesh.vertices, mesh.faces, mesh.normals, mesh.uv, recipe.pixels):
         if part is not None:
             digest.update(np.ascontiguousarray(part))
@@ -222,9 +224,15 @@ class Detail:
 
 @dataclass(frozen=True)
 class Baked(Detail):
-    """How much is kept of meshes with a texture to themselves; those that do not fit it get one of `side` texels."""
+    """How much is kept of meshes with a texture to themselves; those that do not fit it get one of `side` texels.
+
+    Meshes of up to `whole` faces stay as they are: a plate that is two thin sheets would get holes. Those wider than
+    `widest` metres, tables and rooms, keep their texture, whose grain so few texels could not hold.
+    """
 
     side: int
+    whole: int = 4000
+    widest: float = 0.6
 
 
 def lighten(
@@ -282,6 +290,9 @@ def _recipe(model: mujoco.MjModel, index: int, detail: Detail, baked: Baked | No
     pixels = _read_texture(model, texture)
     side = min(baked.side, *pixels.shape[:2])
     faces = face_budget(mesh.vertices, baked.density, min(baked.most, most_faces(side)))
+    faces = len(mesh.faces) if len(mesh.faces) <= baked.whole else faces
+    if np.linalg.norm(np.ptp(mesh.vertices, axis=0)) > baked.widest:
+        return _Recipe(mesh, faces)
     return _Recipe(mesh, faces, side, texture, shrink_texture(pixels, 2 * side))
 
 
@@ -300,14 +311,16 @@ def _own_texture(model: mujoco.MjModel, index: int) -> int | None:
 
 def _made(recipe: _Recipe) -> dict[str, np.ndarray | None]:
     """Return the parts of a light mesh, and the pixels of its texture where the old one does not fit it."""
-    parts: dict[str, np.ndarray | None] = dict(vars(light_mesh(recipe.mesh, recipe.faces)))
-    vertices, faces = parts["vertices"], parts["faces"]
-    if recipe.pixels is None or faces is recipe.mesh.faces or not cell_size(len(faces), recipe.side):
+    mesh, small = recipe.mesh, light_mesh(recipe.mesh, recipe.faces)
+    parts: dict[str, np.ndarray | None] = {**vars(small)}
+    if recipe.pixels is None or small is mesh or not cell_size(len(small.faces), recipe.side):
         return parts
-    full = Surface(recipe.mesh.vertices[recipe.mesh.faces], recipe.mesh.uv)
+    assert mesh.uv is not None
+    assert small.uv is not None
+    corners, full = small.vertices[small.faces], Surface(mesh.vertices[mesh.faces], mesh.uv)
     # Patches blur into each other at a distance, as charts do not.
-    if mismatch(vertices[faces], parts["uv"], full, recipe.pixels) > _MISMATCH:
-        parts["uv"], parts["pixels"] = bake(vertices[faces], full, recipe.pixels, recipe.side)
+    if mismatch(corners, small.uv, full, recipe.pixels) > _MISMATCH:
+        parts["uv"], parts["pixels"] = bake(corners, full, recipe.pixels, recipe.side)
     return parts
 
 

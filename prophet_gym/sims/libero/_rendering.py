@@ -73,8 +73,6 @@ class Renderer:
         _open_renderers().add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
-        # The geometry is drawn again for every plane and box that mirrors it, as the top of LIBERO's stove does.
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = bool((drawn.mat_reflectance > 0).any())
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._options = mujoco.MjvOption()
         # robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
