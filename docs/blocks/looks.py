@@ -9,8 +9,9 @@ NAMES = {"agentview": "agentview", "robot0_eye_in_hand": "wrist"}
 
 def looks() -> str:
     """Return milliseconds a frame and the difference to `official`, by suite, camera and look, and the sheet."""
-    command = "python benchmarks/looks.py --json benchmarks/results/looks.json --sheet docs/images/looks.webp"
-    report = load("looks.json")
+    files = "--json benchmarks/results/speed/drawing.json --sheet docs/images/looks.webp"
+    command = f"python -m benchmarks.speed.drawing {files}"
+    report = load("speed/drawing.json")
     if report is None or not report["suites"]:
         return f"Not measured yet: `{command}`."
     rows = []

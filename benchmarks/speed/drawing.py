@@ -1,6 +1,6 @@
 """Measure LIBERO's looks: what a frame costs in each, and how far it is from the one that is drawn as published.
 
-    python benchmarks/looks.py --json benchmarks/results/looks.json --sheet docs/images/looks.webp
+    python -m benchmarks.speed.drawing --json benchmarks/results/speed/drawing.json --sheet docs/images/looks.webp
 
 A moment is an official start after ten actions. Milliseconds are medians over the frames of the first task, by CPU time
 of this process on one thread and by clock; the difference to `official` is the mean over pixels, channels and moments,

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("mujoco", reason="needs the extra prophet-gym[libero]")
 
-from benchmarks.looks import CAMERAS, LOOKS, SHOWN, write_sheet
+from benchmarks.speed.drawing import CAMERAS, LOOKS, SHOWN, write_sheet
 from prophet_gym.sims.libero import _install as install
 
 
