@@ -12,7 +12,6 @@ from torch import nn
 
 from prophet_gym._checks import imported, unknown_option
 from prophet_gym._io.tensor_files import read_tensors, unwrapped
-from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.errors import MissingWeightsError
 from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import ALGORITHMS, Algorithm
@@ -76,9 +75,7 @@ def make_env(
         chosen["render"] = "chunk"  # nobody looks at the other frames
     if name.startswith("Prophet-"):
         chosen |= {"device": device, "engine": engine} | ({"reward": reward} if reward else {})
-        if world_model:
-            robot = Checkpoint.named(world_model, gym.registry[name].kwargs.get("embodiment")).robot
-            chosen |= {"weights": world_model, "embodiment": robot}
+        chosen |= {"weights": world_model} if world_model else {}
     elif given := world_model or reward:
         raise ValueError(
             f"{name} has no world model and scores by itself, so it takes no {given!r}: give a Prophet-* id, or leave "

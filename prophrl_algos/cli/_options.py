@@ -90,8 +90,13 @@ class EnvOptions(Arguments):
         """Make the environment, see `prophrl_algos._named.make_env`."""
         from prophrl_algos._named import make_env
 
-        dream = {"world_model": self.world_model, "engine": engine, "reward": reward}
-        return make_env(self.env, rows, starts=starts, tasks=tasks, device=resolved_device(self.device), **dream)
+        asked = {"device": resolved_device(self.device), "world_model": self.world_model, "engine": engine}
+        robot = {}
+        if self.env == "Prophet-LIBERO-v0" and self.world_model:
+            from prophet_gym.checkpoint import Checkpoint
+
+            robot = {"embodiment": Checkpoint.named(self.world_model).robot}
+        return make_env(self.env, rows, starts=starts, tasks=tasks, reward=reward, options=robot, **asked)
 
 
 @dataclass(frozen=True, kw_only=True)

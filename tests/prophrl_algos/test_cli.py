@@ -19,6 +19,7 @@ from prophrl_algos import _named as common
 from prophrl_algos._demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos._named import make_algorithm, make_env, make_policy, read_weights
 from prophrl_algos.algorithms import ALGORITHMS, FA_GRPO
+from prophrl_algos.cli import _evaluate as evaluate
 from prophrl_algos.cli import _train as train
 from prophrl_algos.cli import main
 from prophrl_algos.flow import FlowSpec
@@ -154,7 +155,7 @@ def test_weights_of_another_robot_are_taken_for_what_they_are(tmp_path):
     tiny_full_prophet(config=replace(TINY_FULL, embodiment="bridge")).save_pretrained(tmp_path)
     # Only their initial states are missing: the robot is the checkpoint's.
     with pytest.raises(MissingWeightsError, match="no starts of their own named 'train'"):
-        make_env("Prophet-LIBERO-v0", 1, starts="train", world_model=str(tmp_path))
+        evaluate.Args(policy="small", world_model=str(tmp_path)).make_env(1)
 
 
 @bundled
