@@ -29,6 +29,8 @@ from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_split, c
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
+_LONGER = {"libero_goal": 300, "libero_10": 520}
+"""The most steps of suites whose tasks take longer: those after which LIBERO's policies are usually stopped."""
 _SILENCE = 1800.0
 """Seconds without a finished episode after which the recording processes count as lost."""
 _POLICY = "policy"
@@ -90,7 +92,7 @@ def record_episode(
     """Reset the simulator, play episode `index` of its task and return it with its t + 1 frames, none if not rendered.
 
     A `random` start is drawn from `index` and `seed`, as is the mode if not given. An `official` start is the initial
-    state `index`, for evaluation alone: the episode lasts all of its 240 steps and its `seed` is `index`.
+    state `index`, for evaluation alone: the episode lasts as long as any of its suite and its `seed` is `index`.
     """
     placement, rng = _episode_seeds(sim.suite, sim.task, index, seed)
     if starts == "official":
@@ -104,7 +106,7 @@ def record_episode(
         mode = mode or _draw_mode(rng, sim.mixture(sim.suite))
         actions = _paced(sim, rng, mode, log, to_the_end=starts == "official")
     else:
-        after = MAX_STEPS if starts == "official" else int(rng.integers(16, 33))
+        after = most_steps(sim.suite) if starts == "official" else int(rng.integers(16, 33))
         actions = _until_success(actor(sim, rng), after, log)
     for action in actions:
         try:
@@ -116,6 +118,11 @@ def record_episode(
     return log.episode(mode or _POLICY, placement), frames
 
 
+def most_steps(suite: str) -> int:
+    """Return how many steps an episode of a suite has at most."""
+    return _LONGER.get(suite, MAX_STEPS)
+
+
 def _draw_mode(rng: np.random.Generator, mixture: Mapping[str, float]) -> str:
     return list(mixture)[rng.choice(len(mixture), p=list(mixture.values()))]
 
@@ -123,11 +130,15 @@ def _draw_mode(rng: np.random.Generator, mixture: Mapping[str, float]) -> str:
 def _paced(
     sim: Simulator, rng: np.random.Generator, mode: str, log: "_Log", *, to_the_end: bool
 ) -> Iterator[np.ndarray]:
-    """Yield the script, then what follows: 16 to 32 steps after success, else until step 120 to 200; or all steps."""
-    after, length = int(rng.integers(16, 33)), int(rng.integers(120, 201))
+    """Yield the script, then what follows: 16 to 32 steps after success, else until step 120 to 200; or all steps.
+
+    Where episodes may take longer than usual, those without success do so in proportion.
+    """
+    most = most_steps(sim.suite)
+    after, length = int(rng.integers(16, 33)), int(rng.integers(120, 201)) * most // MAX_STEPS
     acting, lingering = sim.script(rng, mode)
-    yield from islice(acting, MAX_STEPS)
-    for action in islice(lingering, MAX_STEPS - len(log.actions)):
+    yield from islice(acting, most)
+    for action in islice(lingering, most - len(log.actions)):
         enough = int(np.argmax(log.success)) + after if log.success[-1] else length
         if len(log.actions) >= enough and not to_the_end:
             return
@@ -136,7 +147,7 @@ def _paced(
 
 def _until_success(actions: Iterator[np.ndarray], after: int, log: "_Log") -> Iterator[np.ndarray]:
     """Yield all that the steps allow, but only so many after success."""
-    for action in islice(actions, MAX_STEPS):
+    for action in islice(actions, most_steps(log.sim.suite)):
         if log.success[-1] and len(log.actions) >= int(np.argmax(log.success)) + after:
             return
         yield action

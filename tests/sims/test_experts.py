@@ -203,6 +203,6 @@ def test_exploration_needs_no_known_grasp_and_keeps_over_any_table(mode):
 
 
 def test_every_suite_has_a_mixture():
-    assert LiberoSimulator.mixture("libero_object") == MIXTURE
-    assert LiberoSimulator.mixture("libero_goal") == EXPLORATION
+    for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10"):
+        assert LiberoSimulator.mixture(suite) == MIXTURE
     assert sum(EXPLORATION.values()) == pytest.approx(1.0)

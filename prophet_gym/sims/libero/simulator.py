@@ -21,6 +21,8 @@ from prophet_gym.errors import InvalidActionError
 from prophet_gym.sims.libero._experts import EXPLORATION, MIXTURE, MODES, SCRIPT_VERSION, Mode, script
 from prophet_gym.sims.libero._install import find_assets, prepare_libero, require_packages
 from prophet_gym.sims.libero._looks import LOOK_VERSIONS, assets_for, drawn_model
+from prophet_gym.sims.libero.planned._plans import planned_script
+from prophet_gym.sims.libero.planned._scene import Scene
 from prophet_gym.sims.simulator import check_task
 
 _CAMERA = "agentview"
@@ -92,11 +94,14 @@ class LiberoSimulator:
     @classmethod
     def mixture(cls, suite: str) -> dict[str, float]:
         """Return which of its scripts act in a recording of the suite, and how often."""
-        return {**(MIXTURE if suite == "libero_object" else EXPLORATION)}
+        del suite
+        return {**MIXTURE}
 
     def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
-        """Return the actions of a script, see `experts.script`."""
-        return script(self, rng, cast("Mode", mode))
+        """Return the actions of a script, see `experts.script`; outside libero_object it plans from the task's goal."""
+        if self.suite == "libero_object" or mode in EXPLORATION or mode not in MODES:
+            return script(self, rng, cast("Mode", mode))
+        return planned_script(Scene(self), rng, cast("Mode", mode))
 
     @classmethod
     def _find_benchmark(cls, suite: str) -> Any:

@@ -1,0 +1,1 @@
+"""Scripts that plan: from the goal of a task to skills, from skills to actions."""
