@@ -38,7 +38,7 @@ def open_drawer(tool: Tool, drawer: str) -> Iterator[np.ndarray]:
         shift, tool.shift = tool.shift, np.zeros(3)
         bar, _, out = handle_of(tool, drawer)
         facing = leaning(-out[:2], lean) * across(out[:2])
-        pointing = facing.apply([0.0, 0.0, -1.0])
+        pointing = facing.apply(-UP)
         yield from tool.squeeze(OPEN, 1)
         grip = bar + 0.006 * pointing + shift
         before = grip - pointing * (0.06 + 0.3 * style.approach)
@@ -64,7 +64,7 @@ def close_drawer(tool: Tool, drawer: str) -> Iterator[np.ndarray]:
     shift, tool.shift = tool.shift, np.zeros(3)
     bar, _, out = handle_of(tool, drawer)
     facing = leaning(-out[:2], 0.9) * across(out[:2])
-    pointing = facing.apply([0.0, 0.0, -1.0])
+    pointing = facing.apply(-UP)
     yield from tool.squeeze(CLOSE, 1)
     start = bar + shift + 0.05 * out - 0.005 * pointing
     yield from tool.route(start + 0.05 * out, below=0.05, facing=facing)

@@ -32,6 +32,10 @@ class Boxes:
         """Return the half sizes of the upright boxes around them."""
         return np.einsum("nij,nj->ni", np.abs(self.rotation), self.half)
 
+    def span(self) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+        """Return the lowest and the highest coordinates of all boxes."""
+        return (self.centre - self.extent).min(axis=0), (self.centre + self.extent).max(axis=0)
+
     def distance(self, points: Float[np.ndarray, "m 3"]) -> Float[np.ndarray, " m"]:
         """Return how far each point is from the nearest box; inside a box it is negative."""
         if not len(self.centre):
@@ -48,15 +52,25 @@ class Boxes:
         near = (np.linalg.norm(np.maximum(away, 0.0), axis=-1) < radius).any(axis=0)
         return float(max((self.centre[:, 2] + self.extent[:, 2])[near], default=0.0))
 
-    def rim(self) -> tuple[Float[np.ndarray, "3"], float]:
-        """Return the middle and the radius of the ring of boxes that reach the top: the rim of a bowl or a mug."""
+    def rim(self) -> tuple[Float[np.ndarray, "3"], float, float]:
+        """Return middle and radius of the ring of boxes that reach the top, and how much it widens with height."""
         upright = np.argmax(np.abs(self.rotation[:, 2]) * self.half, axis=1)
         each = np.arange(len(upright))
         up = self.rotation[each, :, upright] * self.half[each, upright][:, None]
-        ends = self.centre + up * np.sign(up[:, 2:])
-        ring = ends[ends[:, 2] > ends[:, 2].max() - 0.01]
-        middle = ring.mean(axis=0)
-        return middle, float(np.linalg.norm(ring[:, :2] - middle[:2], axis=1).mean())
+        up = up * np.sign(up[:, 2:])
+        ring = (self.centre + up)[:, 2] > (self.centre + up)[:, 2].max() - 0.01
+        ends, up = (self.centre + up)[ring], up[ring]
+        middle = ends.mean(axis=0)
+        out = ends[:, :2] - middle[:2]
+        radius = np.linalg.norm(out, axis=1)
+        widening = np.einsum("ni,ni->n", out / radius[:, None], up[:, :2]) / up[:, 2]
+        return middle, float(radius.mean()), float(np.median(widening))
+
+    def overhead(self, point: Float[np.ndarray, "3"], radius: float) -> "Boxes":
+        """Return the boxes that hang over a circle around a point."""
+        away = np.abs(point[:2] - self.centre[:, :2]) - self.extent[:, :2]
+        over = (np.linalg.norm(np.maximum(away, 0.0), axis=1) < radius) & (self.centre[:, 2] > point[2])
+        return Boxes(self.centre[over], self.rotation[over], self.half[over])
 
 
 class Scene(Levelled):

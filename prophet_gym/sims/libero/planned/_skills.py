@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from prophet_gym.sims.libero._hand import CLOSE, OPEN
+from prophet_gym.sims.libero._hand import CLOSE, OPEN, WORKSPACE_HIGH, WORKSPACE_LOW
 from prophet_gym.sims.libero.planned._tool import (
     ALIGNED,
     HANDLES,
@@ -71,8 +71,16 @@ def pick(tool: Tool, name: str, hold: Hold) -> Generator[np.ndarray, None, bool]
     yield from tool.hold(style.pause)
     yield from tool.squeeze(CLOSE, int(rng.integers(7, 11)))
     before = scene.pose(name)[0][2]
+    yield from tool.clear_overhead(scene.others(name), name)
     yield from tool.reach(tool.position + 0.07 * UP, tolerance=0.02, limit=20)
     return bool(scene.pose(name)[0][2] > before + LIFTED)
+
+
+def within_reach(tool: Tool, name: str) -> bool:
+    """Tell whether an object is over the table still: LIBERO's resets throw some off it."""
+    place = tool.scene.pose(name)[0]
+    low, high = WORKSPACE_LOW - np.array([0.3, 0.12, 0.1]), WORKSPACE_HIGH + np.array([0.12, 0.1, 0.1])
+    return bool(((low < place) & (place < high)).all())
 
 
 def spot_in(tool: Tool, name: str, place: str) -> Float[np.ndarray, "2"]:
@@ -81,17 +89,22 @@ def spot_in(tool: Tool, name: str, place: str) -> Float[np.ndarray, "2"]:
     middle = scene.pose(place)[0][:2]
     if not scene.is_region(place):
         return middle
+    half, boxes = scene.half(place)[:2], scene.boxes(name)
+    width = np.subtract(*boxes.span()[::-1])[:2]
+    sharing = [fact[1] for fact in scene.goal if fact[0] in ("on", "in") and fact[2] == place]
+    if name in sharing and len(sharing) > 1:
+        # Each has its own part of the place, side by side where they are narrow.
+        axis, number = int(np.argmin(width)), sharing.index(name)
+        apart = min(width[axis] + 0.015, 2 * (half[axis] - 0.03) / (len(sharing) - 1))
+        return middle + np.eye(2)[axis] * (number - (len(sharing) - 1) / 2) * apart
     parent = scene.parent(place)
-    others = [each for each in scene.movable() if each not in (name, parent)]
     if parent in scene.movable():
         return middle + tool.rng.uniform(-0.015, 0.015, 2)
-    half = scene.half(place)[:2]
+    others = scene.boxes(*[each for each in scene.movable() if each not in (name, parent)])
     grid = np.stack(np.meshgrid(*[np.linspace(-0.6, 0.6, 7)] * 2), axis=-1).reshape(-1, 2) * half
-    boxes, size = scene.boxes(*others), scene.boxes(name)
-    reach = float(np.max(np.abs(size.centre[:, :2] - scene.pose(name)[0][:2]) + size.extent[:, :2], axis=0).mean())
-    away = np.abs(middle + grid[:, None] - boxes.centre[None, :, :2]) - boxes.extent[None, :, :2]
+    away = np.abs(middle + grid[:, None] - others.centre[None, :, :2]) - others.extent[None, :, :2]
     clear = np.linalg.norm(np.maximum(away, 0.0), axis=-1).min(axis=1, initial=np.inf)
-    cost = np.linalg.norm(grid, axis=1) + 10.0 * np.maximum(reach + 0.01 - clear, 0.0)
+    cost = np.linalg.norm(grid, axis=1) + 10.0 * np.maximum(float(width.max()) / 2 + 0.01 - clear, 0.0)
     return middle + grid[np.argmin(cost)]
 
 
@@ -128,11 +141,18 @@ def put(tool: Tool, name: str, place: str) -> Iterator[np.ndarray]:
         yield from insert(tool, name, place)
         return
     for tried in range(tool.style.attempts):
+        if not within_reach(tool, name):
+            yield from tool.hold(20)
+            return
         spot = spot_in(tool, name, place)
         under = lowest(tool, name)
         floor = surface(tool, spot, name)
         turn = aligning(tool, name, place)
         here = tool.scene.pose(name)[0]
+        if tool.scene.kind(name) in ALIGNED:
+            # Its origin is not its middle, and there is little room.
+            low, high = tool.scene.boxes(name).span()
+            spot = spot - turned(turn).apply((low + high) / 2 - here)[:2]
         move = np.array([*(spot - here[:2]), floor - under])
         hold = best_hold(tool, name, move, turn, tried)
         if (yield from pick(tool, name, hold)):
@@ -154,7 +174,8 @@ def slope(tool: Tool, spot: Float[np.ndarray, "2"], *ignored: str) -> Rotation:
 def carry(tool: Tool, name: str, spot: Float[np.ndarray, "3"], turn: float = 0.0) -> Iterator[np.ndarray]:
     """Bring what is held over `spot`, lower it until its lowest point is there, open, go up."""
     style, scene = tool.style, tool.scene
-    change = slope(tool, spot[:2], name) * turned(turn)
+    lean = slope(tool, spot[:2], name)
+    change = lean * turned(turn)
     facing = change * (tool.facing or LEVEL)
     beside = change.apply(tool.position - scene.pose(name)[0])
     below = tool.position[2] - lowest(tool, name)
@@ -164,7 +185,7 @@ def carry(tool: Tool, name: str, spot: Float[np.ndarray, "3"], turn: float = 0.0
     below = tool.position[2] - lowest(tool, name)
     goal = np.array([*(spot[:2] + beside[:2]), spot[2] + below + 0.006 + max(style.release, 0.0) * 0.2])
     # What leans touches the slope uphill of its middle.
-    goal[:2] += 0.015 * (tool.facing or LEVEL).apply([0.0, 0.0, -1.0])[:2] / np.sin(LEAN)
+    goal[:2] += 0.015 * lean.apply(-UP)[:2] / np.sin(LEAN)
     others = scene.others(name)
     # Into a basket or between walls the hand itself does not fit: what it holds falls the rest.
     while room(others, goal, facing) < 0.002 and goal[2] < spot[2] + below + 0.12:
@@ -173,7 +194,7 @@ def carry(tool: Tool, name: str, spot: Float[np.ndarray, "3"], turn: float = 0.0
     yield from tool.reach(goal, tolerance=0.008, limit=30, speed=min(style.speed, 0.6))
     yield from tool.hold(style.pause)
     yield from tool.squeeze(OPEN, int(tool.rng.integers(5, 9)))
-    yield from retreat(tool, 0.1, -0.1 * facing.apply([0.0, 0.0, -1.0]))
+    yield from retreat(tool, 0.1, -0.1 * facing.apply(-UP))
     tool.facing = LEVEL
 
 
@@ -218,24 +239,25 @@ def insert(tool: Tool, name: str, place: str) -> Iterator[np.ndarray]:
 
 
 def push(tool: Tool, name: str, place: str) -> Iterator[np.ndarray]:
-    """Slide a flat object over the table: the closed fingers stand in it and press against its rim."""
+    """Slide a flat object over the table: closed fingers press on it, ahead of its middle, so that it follows."""
     scene, style = tool.scene, tool.style
-    shift, tool.shift = tool.shift, np.zeros(3)
-    ring = scene.boxes(name)
-    middle, radius = ring.rim()
-    goal = scene.pose(place)[0][:2]
-    way = goal - scene.pose(name)[0][:2]
-    way = way / np.linalg.norm(way)
-    yield from tool.squeeze(CLOSE, 1)
-    lean = across(np.array([-way[1], way[0]]))
-    inside = np.array([*(middle[:2] + (radius - 0.035) * way), lowest(tool, name) + 0.008 + TIP]) + shift
-    yield from tool.route(inside + style.approach * UP, below=0.03, facing=lean)
-    yield from tool.reach(inside, tolerance=0.008, limit=30)
-    for _ in range(120):
-        at = scene.pose(name)[0][:2]
-        left = goal - at
-        if np.linalg.norm(left) < 0.015:
-            break
-        ahead = at + (radius - 0.01) * left / np.linalg.norm(left) + left * min(1.0, 0.04 / np.linalg.norm(left))
-        yield tool.towards(np.array([*ahead, inside[2]]), 0.0, min(style.speed, 0.5))
-    yield from retreat(tool, 0.1)
+    for _ in range(style.attempts):
+        shift, tool.shift = tool.shift, np.zeros(3)
+        goal, at = scene.pose(place)[0][:2], scene.pose(name)[0]
+        way = (goal - at[:2]) / np.linalg.norm(goal - at[:2])
+        yield from tool.squeeze(CLOSE, 1)
+        touch = np.array([*(at[:2] + 0.015 * way), lowest(tool, name) + 0.01]) + shift
+        yield from tool.route(touch + style.approach * UP, below=0.03, facing=across(np.array([-way[1], way[0]])))
+        yield from tool.reach(touch, tolerance=0.012, limit=25, speed=0.5)
+        for _ in range(100):
+            at = scene.pose(name)[0]
+            left = goal - at[:2]
+            far = float(np.linalg.norm(left))
+            lost = np.linalg.norm(at[:2] - tool.position[:2]) > 0.06
+            if lost or far < 0.012:
+                break
+            ahead = tool.position[:2] + left / far * min(far + 0.01, 0.03)
+            yield tool.towards(np.array([*ahead, touch[2]]), 0.0, min(style.speed, 0.6))
+        yield from retreat(tool, 0.1)
+        if scene.holds(("on", name, place)):
+            return

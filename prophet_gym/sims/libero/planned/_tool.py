@@ -22,7 +22,6 @@ PALM = 0.045
 RIMMED = ("akita_black_bowl", "porcelain_mug", "white_yellow_mug", "red_coffee_mug", "glazed_rim_porcelain_ramekin")
 """Kinds that are held by their rim."""
 BARS = {
-    "moka_pot": ((0.0, 0.0, 0.055), (1.0, 0.0, 0.0)),
     "black_book": ((0.0, -0.012, 0.105), (1.0, 0.0, 0.0)),
     "cream_cheese": ((0.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
     "butter": ((0.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
@@ -34,7 +33,7 @@ ALIGNED = ("black_book",)
 """Kinds that fit where they are wanted only along its long side."""
 HANDLES = {"white_yellow_mug": ((0.064, 0.0, 0.07), (0.0, 1.0, 0.0))}
 """As BARS, for what must be held from the side."""
-ROUND = {"wine_bottle": 0.115}
+ROUND = {"wine_bottle": 0.115, "moka_pot": 0.079}
 """Kinds that are held around, and how high over their origin, metres; the others are those of GRASPS."""
 
 
@@ -67,12 +66,14 @@ def holds_of(scene: Scene, name: str) -> list[Hold]:
     """Return the ways to hold an object, as it lies now."""
     kind, (place, rotation) = scene.kind(name), scene.pose(name)
     if kind in RIMMED:
-        middle, radius = scene.boxes(name).rim()
+        middle, radius, widening = scene.boxes(name).rim()
         holds = []
         for azimuth in np.arange(16) * np.pi / 8:
             out = np.array([np.cos(azimuth), np.sin(azimuth)])
-            grip = middle + np.array([*(radius - 0.002) * out, -RIM])
-            holds.append(Hold(grip - place, across(out)))
+            grip = middle + np.array([*(radius - widening * RIM) * out, -RIM])
+            # Along the wall, which widens upwards, or leaning out so far that the hand fits under what is overhead.
+            leans = (float(np.clip(np.arctan(widening), 0.0, 0.25)), 0.55)
+            holds += [Hold(grip - place, leaning(-out, lean) * across(out)) for lean in leans]
         return holds
     if kind in BARS:
         point, axis = (rotation.apply(part) for part in BARS[kind])
@@ -94,7 +95,8 @@ def _hand_points() -> Float[np.ndarray, "m 3"]:
         (x, side * y, z) for x in (-0.01, 0.01) for side in (-1, 1) for y in (0.042, 0.055) for z in (-TIP, 0.02)
     ]
     palm = [(x, y, z) for x in (-0.03, 0.03) for y in np.linspace(-0.1, 0.1, 7) for z in (PALM, 0.08, 0.12)]
-    return np.array(fingers + palm)
+    wrist = [(x, y, z) for x in (-0.045, 0.045) for y in (-0.045, 0.045) for z in (0.16, 0.2)]
+    return np.array(fingers + palm + wrist)
 
 
 _POINTS = _hand_points()
@@ -147,6 +149,7 @@ class Tool(Hand):
         The hand turns on the way, once it is up.
         """
         obstacles = self.scene.others(*carried)
+        yield from self.clear_overhead(obstacles)
         start = self.position
         top = obstacles.top_near(start[:2], goal[:2], 0.09)
         height = max(top + below + 0.03 + self.style.cruise * 0.5, goal[2])
@@ -157,3 +160,20 @@ class Tool(Hand):
             middle = np.array([*(start[:2] + goal[:2]) / 2, height + self.style.via * 0.5])
             yield from self.reach(middle, tolerance=0.04)
         yield from self.settle(np.array([*goal[:2], height]), tolerance=0.015, limit=80)
+
+    def clear_overhead(self, obstacles: Boxes, *held: str) -> Iterator[np.ndarray]:
+        """Move sideways from under what hangs over the hand or what it holds, by the shortest way."""
+        here = self.position
+        points = [here, *(self.scene.pose(name)[0] for name in held)]
+
+        def covered(move: Float[np.ndarray, "3"], radius: float) -> bool:
+            return any(len(obstacles.overhead(point + move, radius).centre) for point in points)
+
+        if not covered(np.zeros(3), 0.07):
+            return
+        ways = [np.array([np.cos(angle), np.sin(angle), 0.0]) for angle in np.arange(16) * np.pi / 8]
+        for far in np.arange(0.02, 0.3, 0.02):
+            free = [way for way in ways if not covered(far * way, 0.08)]
+            if free:
+                yield from self.reach(here + far * free[0], tolerance=0.015, limit=40)
+                return
