@@ -139,6 +139,7 @@ class LiberoSimulator:
         self._env.robots[0].initialization_noise["magnitude"] = _ARM_NOISE if official is None else 0.0
         # Fixtures are placed at reset and are no part of an official state: one fixed seed places them.
         # LIBERO draws from numpy's global generator, which is the caller's.
+        self._unplace_fixtures()
         before = np.random.get_state()
         np.random.seed(0 if official is not None else seed)
         try:
@@ -282,6 +283,17 @@ class LiberoSimulator:
         if self._env is not None:
             self._env.close()
             self._env = None
+
+    def _unplace_fixtures(self) -> None:
+        """Put fixtures back to where the model was compiled, as LIBERO does by compiling it before every reset.
+
+        It adds the place of a region then to the fixture's new place: from anywhere else, a bowl on a stove starts a
+        metre over it.
+        """
+        for name, fixture in self._env.env.fixtures_dict.items():
+            body, root = self._env.env.obj_body_id[name], fixture.get_obj()
+            self.model.body_pos[body] = np.array((root.get("pos") or "0 0 0").split(), dtype=np.float64)
+            self.model.body_quat[body] = np.array((root.get("quat") or "1 0 0 0").split(), dtype=np.float64)
 
     def _fixture_bodies(self) -> list[int]:
         domain = self._env.env

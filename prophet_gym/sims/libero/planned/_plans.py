@@ -121,16 +121,19 @@ def abort(tool: Tool) -> Iterator[np.ndarray]:
     yield from tool.reach(tool.around(HOME, 0.03))
 
 
-def freely(tool: Tool, actions: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield actions whose orientation is their own."""
+def rest(tool: Tool) -> Iterator[np.ndarray]:
+    """Act after a script is over: as other scripts do, or stay still where something is held in its place."""
+    if tool.grip == CLOSE and all(tool.scene.holds(fact) for fact in tool.scene.goal):
+        while True:
+            yield from tool.hold(1)
     tool.facing = None
-    yield from actions
+    yield from linger(tool)
 
 
 def planned_script(scene: Scene, rng: np.random.Generator, mode: Mode) -> tuple[Iterator, Iterator]:
     """Return the actions of a script, which ends, and those after it, as `script` of `_experts` does."""
     tool = Tool(scene, rng, draw_style(rng))
-    after = freely(tool, linger(tool))
+    after = rest(tool)
     if mode == "expert":
         return achieve(tool), after
     if mode == "noisy":

@@ -67,9 +67,10 @@ class Boxes:
         return middle, float(radius.mean()), float(np.median(widening))
 
     def overhead(self, point: Float[np.ndarray, "3"], radius: float) -> "Boxes":
-        """Return the boxes that hang over a circle around a point."""
+        """Return the boxes that hang over a circle around a point, 6 cm or more above it."""
         away = np.abs(point[:2] - self.centre[:, :2]) - self.extent[:, :2]
-        over = (np.linalg.norm(np.maximum(away, 0.0), axis=1) < radius) & (self.centre[:, 2] > point[2])
+        low = self.centre[:, 2] - self.extent[:, 2]
+        over = (np.linalg.norm(np.maximum(away, 0.0), axis=1) < radius) & (low > point[2] + 0.06)
         return Boxes(self.centre[over], self.rotation[over], self.half[over])
 
 

@@ -67,7 +67,7 @@ def pick(tool: Tool, name: str, hold: Hold) -> Generator[np.ndarray, None, bool]
     yield from tool.settle(scene.pose(name)[0] + hold.grip + shift + style.approach * UP, tolerance=0.008, limit=25)
     goal = scene.pose(name)[0] + hold.grip + shift
     goal[2] = max(goal[2], lowest(tool, name) + TIP - 0.003)
-    yield from tool.reach(goal, tolerance=0.006, limit=35, speed=min(style.speed, 0.8))
+    yield from tool.reach(goal, tolerance=0.004, limit=30, speed=min(style.speed, 0.8))
     yield from tool.hold(style.pause)
     yield from tool.squeeze(CLOSE, int(rng.integers(7, 11)))
     before = scene.pose(name)[0][2]
@@ -125,11 +125,13 @@ def best_hold(tool: Tool, name: str, move: Float[np.ndarray, "3"], turn: float, 
 
     def score(hold: Hold) -> float:
         there = here + move + turned(turn).apply(hold.grip)
-        least = room(others, here + hold.grip, hold.facing), room(others, there, turned(turn) * hold.facing)
+        # It comes down from above, past what may hang over the object's side.
+        down = min(room(others, here + hold.grip + up * UP, hold.facing) for up in (0.0, 0.06, 0.12, 0.18))
+        left = room(others, there, turned(turn) * hold.facing)
         # Far turns of the wrist cost time and may end at its limit.
         effort = max(hold.facing.magnitude(), (turned(turn) * hold.facing).magnitude())
         # Where it is set down the hand may stay higher.
-        return 2.0 * min(least[0], 0.02) + min(least[1], 0.02) - 0.012 * effort
+        return 2.0 * min(down, 0.02) + min(left, 0.02) - 0.012 * effort
 
     ranked = sorted(holds_of(scene, name), key=score, reverse=True)
     return ranked[tried % min(3, len(ranked))]
@@ -190,9 +192,15 @@ def carry(tool: Tool, name: str, spot: Float[np.ndarray, "3"], turn: float = 0.0
     # Into a basket or between walls the hand itself does not fit: what it holds falls the rest.
     while room(others, goal, facing) < 0.002 and goal[2] < spot[2] + below + 0.12:
         goal[2] += 0.005
-    yield from tool.reach(goal + 0.04 * UP, tolerance=0.01, limit=30)
+    if scene.kind(name) in ALIGNED:
+        yield from tool.settle(goal + 0.11 * UP, tolerance=0.003, limit=40, angle=0.02)
+    else:
+        yield from tool.reach(goal + 0.04 * UP, tolerance=0.01, limit=30)
     yield from tool.reach(goal, tolerance=0.008, limit=30, speed=min(style.speed, 0.6))
     yield from tool.hold(style.pause)
+    if scene.kind(name) in ALIGNED and all(scene.holds(fact) for fact in scene.goal):
+        # LIBERO's region begins a few millimetres over the floor on which the book stands once it is let go.
+        return
     yield from tool.squeeze(OPEN, int(tool.rng.integers(5, 9)))
     yield from retreat(tool, 0.1, -0.1 * facing.apply(-UP))
     tool.facing = LEVEL

@@ -33,7 +33,7 @@ ALIGNED = ("black_book",)
 """Kinds that fit where they are wanted only along its long side."""
 HANDLES = {"white_yellow_mug": ((0.064, 0.0, 0.07), (0.0, 1.0, 0.0))}
 """As BARS, for what must be held from the side."""
-ROUND = {"wine_bottle": 0.115, "moka_pot": 0.079}
+ROUND = {"wine_bottle": 0.115, "moka_pot": 0.075}
 """Kinds that are held around, and how high over their origin, metres; the others are those of GRASPS."""
 
 
@@ -134,10 +134,12 @@ class Tool(Hand):
         now = Rotation.from_quat(self.arm.gripper_quaternion())
         return float(((self.facing or LEVEL) * self.level * now.inv()).magnitude())
 
-    def settle(self, goal: Float[np.ndarray, "3"], *, tolerance: float, limit: int = 40) -> Iterator[np.ndarray]:
-        """Go to `goal` until position and orientation are right, or until `limit` steps have passed."""
+    def settle(
+        self, goal: Float[np.ndarray, "3"], *, tolerance: float, limit: int = 40, angle: float = 0.08
+    ) -> Iterator[np.ndarray]:
+        """Go to `goal` until position and orientation (`angle` in radians) are right, for `limit` steps at most."""
         for _ in range(limit):
-            if np.linalg.norm(goal - self.position) < tolerance and self.off() < 0.08:
+            if np.linalg.norm(goal - self.position) < tolerance and self.off() < angle:
                 return
             yield self.towards(goal, 0.0, self.style.speed)
 
