@@ -16,6 +16,8 @@ from prophet_gym.sims.libero.planned._tool import (
     turned,
 )
 
+ENOUGH = 0.144
+"""Metres to which a drawer is opened, as little as LIBERO takes for open: it may hang over things."""
 PULL = 0.172
 """Metres that a drawer's handle is pulled: LIBERO calls it open from 0.14 on."""
 
@@ -50,7 +52,7 @@ def open_drawer(tool: Tool, drawer: str) -> Iterator[np.ndarray]:
         for _ in range(80):
             # The handle may slip out of a hand that pulls too fast.
             lost = np.linalg.norm(handle_of(tool, drawer)[0] - tool.position) > 0.05
-            if lost or scene.joint(drawer)[0] * scene.opening(drawer) > 0.153:
+            if lost or scene.joint(drawer)[0] * scene.opening(drawer) > ENOUGH:
                 break
             yield tool.towards(end, 0.0, min(style.speed, 0.5))
         yield from tool.squeeze(OPEN, 6)

@@ -22,7 +22,7 @@ from prophet_gym.sims.libero.planned._tool import (
 )
 
 UP = np.array([0.0, 0.0, 1.0])
-LIFTED = 0.025
+LIFTED = 0.015
 """Metres by which an object must rise to count as held."""
 LEAN = 0.45
 """Radians by which something leans that is set down on a slope."""
@@ -185,7 +185,8 @@ def carry(tool: Tool, name: str, spot: Float[np.ndarray, "3"], turn: float = 0.0
     # It may have turned or slid in the hand.
     beside = tool.position - scene.pose(name)[0]
     below = tool.position[2] - lowest(tool, name)
-    goal = np.array([*(spot[:2] + beside[:2]), spot[2] + below + 0.006 + max(style.release, 0.0) * 0.2])
+    gap = 0.016 if scene.kind(name) in ALIGNED else 0.006 + max(style.release, 0.0) * 0.2
+    goal = np.array([*(spot[:2] + beside[:2]), spot[2] + below + gap])
     # What leans touches the slope uphill of its middle.
     goal[:2] += 0.015 * lean.apply(-UP)[:2] / np.sin(LEAN)
     others = scene.others(name)

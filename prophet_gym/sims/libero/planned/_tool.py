@@ -17,6 +17,10 @@ TIP = 0.012
 """Metres from the grip down to the fingertips."""
 RIM = 0.022
 """Metres from the top of a rim down to the grip that holds it."""
+INWARD = 0.018
+"""Metres by which a rim may be off the middle between the fingers."""
+LEAN_OUT = 0.55
+"""Radians by which a hand leans out at most: at more it meets the table."""
 PALM = 0.045
 """Metres from the grip up to the palm."""
 RIMMED = ("akita_black_bowl", "porcelain_mug", "white_yellow_mug", "red_coffee_mug", "glazed_rim_porcelain_ramekin")
@@ -67,13 +71,16 @@ def holds_of(scene: Scene, name: str) -> list[Hold]:
     kind, (place, rotation) = scene.kind(name), scene.pose(name)
     if kind in RIMMED:
         middle, radius, widening = scene.boxes(name).rim()
+        # Along the wall, which widens upwards.
+        along = float(np.clip(np.arctan(widening), 0.0, 0.25))
+        # Or further in, where a wall stands close outside, or leaning out so far that the hand fits under a drawer.
+        ways = [(along, 0.0), (along, INWARD), (LEAN_OUT, 0.0)]
         holds = []
         for azimuth in np.arange(16) * np.pi / 8:
             out = np.array([np.cos(azimuth), np.sin(azimuth)])
-            grip = middle + np.array([*(radius - widening * RIM) * out, -RIM])
-            # Along the wall, which widens upwards, or leaning out so far that the hand fits under what is overhead.
-            leans = (float(np.clip(np.arctan(widening), 0.0, 0.25)), 0.55)
-            holds += [Hold(grip - place, leaning(-out, lean) * across(out)) for lean in leans]
+            for lean, inward in ways:
+                grip = middle + np.array([*(radius - widening * RIM - inward) * out, -RIM])
+                holds.append(Hold(grip - place, leaning(-out, lean) * across(out)))
         return holds
     if kind in BARS:
         point, axis = (rotation.apply(part) for part in BARS[kind])
@@ -153,7 +160,9 @@ class Tool(Hand):
         obstacles = self.scene.others(*carried)
         yield from self.clear_overhead(obstacles)
         start = self.position
-        top = obstacles.top_near(start[:2], goal[:2], 0.09)
+        spans = [self.scene.boxes(name).span() for name in carried]
+        wide = max((float((high - low)[:2].max()) for low, high in spans), default=0.1)
+        top = obstacles.top_near(start[:2], goal[:2], 0.03 + wide / 2)
         height = max(top + below + 0.03 + self.style.cruise * 0.5, goal[2])
         if np.linalg.norm(start[:2] - goal[:2]) > 0.03:
             yield from self.reach(np.array([*start[:2], max(height, start[2])]), tolerance=0.03, limit=40)
@@ -171,11 +180,11 @@ class Tool(Hand):
         def covered(move: Float[np.ndarray, "3"], radius: float) -> bool:
             return any(len(obstacles.overhead(point + move, radius).centre) for point in points)
 
-        if not covered(np.zeros(3), 0.07):
+        if not covered(np.zeros(3), 0.06):
             return
         ways = [np.array([np.cos(angle), np.sin(angle), 0.0]) for angle in np.arange(16) * np.pi / 8]
         for far in np.arange(0.02, 0.3, 0.02):
-            free = [way for way in ways if not covered(far * way, 0.08)]
+            free = [way for way in ways if not covered(far * way, 0.07)]
             if free:
                 yield from self.reach(here + far * free[0], tolerance=0.015, limit=40)
                 return
