@@ -29,8 +29,8 @@ from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_split, c
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
-_LONGER = {"libero_goal": 300, "libero_10": 520}
-"""The most steps of suites whose tasks take longer: those after which LIBERO's policies are usually stopped."""
+_LONGER = {"libero_goal": 400, "libero_10": 600}
+"""The most steps of suites whose tasks take longer; LIBERO itself stops a policy after 600."""
 _SILENCE = 1800.0
 """Seconds without a finished episode after which the recording processes count as lost."""
 _POLICY = "policy"

@@ -45,6 +45,12 @@ class Boxes:
         outside = np.linalg.norm(np.maximum(over, 0.0), axis=-1)
         return (outside + np.minimum(over.max(axis=-1), 0.0)).min(axis=1)
 
+    def near(self, place: Float[np.ndarray, "3"], move: Float[np.ndarray, "3"]) -> "Boxes":
+        """Return the boxes within 25 cm of a place, or of where `move` leads from it."""
+        away = [np.abs(spot[:2] - self.centre[:, :2]) - self.extent[:, :2] for spot in (place, place + move)]
+        kept = np.min([np.maximum(each, 0.0).max(axis=1) for each in away], axis=0) < 0.25
+        return Boxes(self.centre[kept], self.rotation[kept], self.half[kept])
+
     def top_near(self, start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"], radius: float) -> float:
         """Return the height of the tallest box within `radius` of the segment, seen from above; 0 at least."""
         along = np.linspace(start, end, max(2, int(np.linalg.norm(end - start) / 0.02) + 1))

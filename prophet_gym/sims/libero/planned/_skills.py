@@ -11,6 +11,7 @@ from prophet_gym.sims.libero.planned._tool import (
     ALIGNED,
     HANDLES,
     LEVEL,
+    OPENED,
     TIP,
     Hold,
     Tool,
@@ -121,17 +122,17 @@ def aligning(tool: Tool, name: str, place: str) -> float:
 def best_hold(tool: Tool, name: str, move: Float[np.ndarray, "3"], turn: float, tried: int) -> Hold:
     """Return the way to hold that leaves the hand most room, here and after `move`; every try takes the next best."""
     scene = tool.scene
-    here, others = scene.pose(name)[0], scene.others(name)
+    here, others = scene.pose(name)[0], scene.others(name).near(scene.pose(name)[0], move)
+    there = here + move
 
     def score(hold: Hold) -> float:
-        there = here + move + turned(turn).apply(hold.grip)
         # It comes down from above, past what may hang over the object's side.
-        down = min(room(others, here + hold.grip + up * UP, hold.facing) for up in (0.0, 0.06, 0.12, 0.18))
-        left = room(others, there, turned(turn) * hold.facing)
+        down = min(room(others, here + hold.grip + up * UP, hold.facing) for up in np.arange(0.0, 0.21, 0.02))
+        left = room(others, there + turned(turn).apply(hold.grip), turned(turn) * hold.facing)
         # Far turns of the wrist cost time and may end at its limit.
         effort = max(hold.facing.magnitude(), (turned(turn) * hold.facing).magnitude())
         # Where it is set down the hand may stay higher.
-        return 2.0 * min(down, 0.02) + min(left, 0.02) - 0.012 * effort
+        return 2.0 * min(down, 0.02) + min(left, 0.02) - 0.012 * effort - 0.1 * (down < 0.006)
 
     ranked = sorted(holds_of(scene, name), key=score, reverse=True)
     return ranked[tried % min(3, len(ranked))]
@@ -189,9 +190,10 @@ def carry(tool: Tool, name: str, spot: Float[np.ndarray, "3"], turn: float = 0.0
     goal = np.array([*(spot[:2] + beside[:2]), spot[2] + below + gap])
     # What leans touches the slope uphill of its middle.
     goal[:2] += 0.015 * lean.apply(-UP)[:2] / np.sin(LEAN)
-    others = scene.others(name)
+    others = scene.others(name).near(goal, np.zeros(3))
+    openings = np.linspace(scene.sim.gripper_opening(), OPENED, 4)
     # Into a basket or between walls the hand itself does not fit: what it holds falls the rest.
-    while room(others, goal, facing) < 0.002 and goal[2] < spot[2] + below + 0.12:
+    while min(room(others, goal, facing, each) for each in openings) < 0.002 and goal[2] < spot[2] + below + 0.12:
         goal[2] += 0.005
     if scene.kind(name) in ALIGNED:
         yield from tool.settle(goal + 0.11 * UP, tolerance=0.003, limit=40, angle=0.02)

@@ -97,21 +97,23 @@ def known_kinds() -> list[str]:
 
 
 def _hand_points() -> Float[np.ndarray, "m 3"]:
-    """Return points of the open hand around its grip: across, along which the fingers open, and up."""
-    fingers = [
-        (x, side * y, z) for x in (-0.01, 0.01) for side in (-1, 1) for y in (0.042, 0.055) for z in (-TIP, 0.02)
-    ]
-    palm = [(x, y, z) for x in (-0.03, 0.03) for y in np.linspace(-0.1, 0.1, 7) for z in (PALM, 0.08, 0.12)]
+    """Return points of palm and wrist around the grip: across, along which the fingers open, and up."""
+    # As dense as the walls of drawers are thin.
+    palm = [(x, y, z) for x in (-0.03, 0.0, 0.03) for y in np.linspace(-0.1, 0.1, 13) for z in (PALM, 0.08, 0.12)]
     wrist = [(x, y, z) for x in (-0.045, 0.045) for y in (-0.045, 0.045) for z in (0.16, 0.2)]
-    return np.array(fingers + palm + wrist)
+    return np.array(palm + wrist)
 
 
 _POINTS = _hand_points()
+OPENED = 0.08
+"""Metres between the open fingers."""
 
 
-def room(boxes: Boxes, grip: Float[np.ndarray, "3"], facing: Rotation) -> float:
-    """Return the distance from the open hand at `grip` to the nearest box, metres; negative where they meet."""
-    return float(boxes.distance(grip + facing.apply(_POINTS)).min())
+def room(boxes: Boxes, grip: Float[np.ndarray, "3"], facing: Rotation, opening: float = OPENED) -> float:
+    """Return the distance from the hand at `grip` to the nearest box, metres; negative where they meet."""
+    sides = [side * (opening / 2 + thick) for side in (-1, 1) for thick in (0.002, 0.015)]
+    fingers = np.array([(x, y, z) for x in (-0.01, 0.01) for y in sides for z in (-TIP, 0.02)])
+    return float(boxes.distance(grip + facing.apply(np.concatenate([fingers, _POINTS]))).min())
 
 
 class Tool(Hand):
