@@ -42,12 +42,28 @@ def achieve(tool: Tool) -> Iterator[np.ndarray]:
     """Make the goal hold: plan from what holds, do the steps, and again where something failed."""
     tool.facing = LEVEL
     yield from wait(tool)
-    for _ in range(ROUNDS):
-        for step in plan(tool.scene.goal, tool.scene):
-            yield from perform(tool, step)
-        yield from tool.hold(10)
-        if all(tool.scene.holds(fact) for fact in tool.scene.goal):
+    yield from _carried_out(tool)
+    for _ in range(ROUNDS - 1):
+        if reached(tool):
             return
+        held = 0
+        for action in _carried_out(tool):
+            yield action
+            # Some things come to rest where they should be after the hand has left them: nothing is tried again then.
+            held = held + 1 if reached(tool) else 0
+            if held >= 10 and tool.grip == OPEN:
+                return
+
+
+def _carried_out(tool: Tool) -> Iterator[np.ndarray]:
+    for step in plan(tool.scene.goal, tool.scene):
+        yield from perform(tool, step)
+    yield from tool.hold(10)
+
+
+def reached(tool: Tool) -> bool:
+    """Tell whether the task's goal holds now."""
+    return all(tool.scene.holds(fact) for fact in tool.scene.goal)
 
 
 def attempt(tool: Tool, spoil: Callable[[Tool, Step], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
@@ -123,7 +139,7 @@ def abort(tool: Tool) -> Iterator[np.ndarray]:
 
 def rest(tool: Tool) -> Iterator[np.ndarray]:
     """Act after a script is over: as other scripts do, or stay still where something is held in its place."""
-    if tool.grip == CLOSE and all(tool.scene.holds(fact) for fact in tool.scene.goal):
+    if tool.grip == CLOSE and reached(tool):
         while True:
             yield from tool.hold(1)
     tool.facing = None

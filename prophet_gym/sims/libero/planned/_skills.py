@@ -16,6 +16,7 @@ from prophet_gym.sims.libero.planned._tool import (
     Hold,
     Tool,
     across,
+    clearance,
     holds_of,
     leaning,
     room,
@@ -127,12 +128,15 @@ def best_hold(tool: Tool, name: str, move: Float[np.ndarray, "3"], turn: float, 
 
     def score(hold: Hold) -> float:
         # It comes down from above, past what may hang over the object's side.
-        down = min(room(others, here + hold.grip + up * UP, hold.facing) for up in np.arange(0.0, 0.21, 0.02))
+        ups = np.arange(0.0, 0.21, 0.03)
+        down = np.array([clearance(others, here + hold.grip + up * UP, hold.facing) for up in ups])
+        # Walls are thin: how much of the hand is at one says more than how deep it is in it.
+        touching = 0.003 * float((down < 0.004).sum())
         left = room(others, there + turned(turn).apply(hold.grip), turned(turn) * hold.facing)
         # Far turns of the wrist cost time and may end at its limit.
         effort = max(hold.facing.magnitude(), (turned(turn) * hold.facing).magnitude())
         # Where it is set down the hand may stay higher.
-        return 2.0 * min(down, 0.02) + min(left, 0.02) - 0.012 * effort - 0.1 * (down < 0.006)
+        return 2.0 * min(float(down.min()), 0.02) + min(left, 0.02) - 0.012 * effort - touching
 
     ranked = sorted(holds_of(scene, name), key=score, reverse=True)
     return ranked[tried % min(3, len(ranked))]

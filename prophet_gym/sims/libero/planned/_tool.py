@@ -109,11 +109,18 @@ OPENED = 0.08
 """Metres between the open fingers."""
 
 
-def room(boxes: Boxes, grip: Float[np.ndarray, "3"], facing: Rotation, opening: float = OPENED) -> float:
-    """Return the distance from the hand at `grip` to the nearest box, metres; negative where they meet."""
+def clearance(
+    boxes: Boxes, grip: Float[np.ndarray, "3"], facing: Rotation, opening: float = OPENED
+) -> Float[np.ndarray, " m"]:
+    """Return the distances from points all over the hand at `grip` to the nearest box, metres."""
     sides = [side * (opening / 2 + thick) for side in (-1, 1) for thick in (0.002, 0.015)]
     fingers = np.array([(x, y, z) for x in (-0.01, 0.01) for y in sides for z in (-TIP, 0.02)])
-    return float(boxes.distance(grip + facing.apply(np.concatenate([fingers, _POINTS]))).min())
+    return boxes.distance(grip + facing.apply(np.concatenate([fingers, _POINTS])))
+
+
+def room(boxes: Boxes, grip: Float[np.ndarray, "3"], facing: Rotation, opening: float = OPENED) -> float:
+    """Return the distance from the hand at `grip` to the nearest box, metres; negative where they meet."""
+    return float(clearance(boxes, grip, facing, opening).min())
 
 
 class Tool(Hand):
