@@ -11,11 +11,12 @@ from prophet_gym._checks import unknown_option
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import FPS
-from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_text
+from prophet_gym.envs._plain import Cameras, PathOrName, Tasks, plain, require_cameras, require_flag, require_text
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
+from prophet_gym.specs import FIRST_CAMERA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class EnvOptions:
     proprioception: bool | np.bool_ = False
     max_uncertainty: SupportsFloat | None = None
     render: str = "step"
+    cameras: Cameras = (FIRST_CAMERA,)
     engine: str = "eager"
 
     def parts(self) -> dict[str, Any]:
@@ -67,7 +69,7 @@ class EnvOptions:
 
         Errors are those of `Checkpoint` and of the constructors: a name, file or ability that is missing.
         """
-        robot = get_embodiment(require_text("embodiment", self.embodiment))
+        robot, cameras = get_embodiment(require_text("embodiment", self.embodiment)), require_cameras(self.cameras)
         checkpoint = Checkpoint.named(self.weights, robot.name)
         # Initial states are read before weights: what is missing there is said at once, not after a slow load.
         starts = checkpoint.initial_states(self.starts, plain(self.suite), self.tasks)
@@ -88,6 +90,7 @@ class EnvOptions:
             "proprioception": require_flag("proprioception", self.proprioception),
             "max_uncertainty": plain(self.max_uncertainty),
             "render": require_text("render", self.render),
+            "cameras": cameras,
         }
 
 

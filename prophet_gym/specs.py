@@ -16,6 +16,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, UInt8
 
+CAMERAS: Mapping[str, str] = {"agentview": "image", "wrist": "wrist_image"}
+"""Names of cameras, and of the observations that show them. The first looks at the scene, and every world has it."""
+FIRST_CAMERA = "agentview"
+STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
+"""Numbers of `observation["state"]`: metres, radians and metres, as LIBERO's policies read them."""
+
 
 @dataclass(frozen=True)
 class ActionSpec:

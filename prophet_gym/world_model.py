@@ -1,9 +1,9 @@
 """The contracts of a dream: world models, what they may do besides, reward models, and the state between two chunks.
 
 Anything that satisfies `WorldModel` runs in the environments. What only some world models can do is a protocol of its
-own (`TracksGripper`, `Resumes`, `Reconstructs`, `CutsChunks`, `EncodesInitialStates`, `DecodesOnDemand`), and so is
-what only some reward models may (`ScoresOnDemand`); ask with `isinstance`, which also tells a type checker what may be
-called. `prophet_gym.testing` ships the checks.
+own (`TracksGripper`, `ShowsWrist`, `Resumes`, `Reconstructs`, `CutsChunks`, `EncodesInitialStates`,
+`DecodesOnDemand`), and so is what only some reward models may (`ScoresOnDemand`); ask with `isinstance`, which also
+tells a type checker what may be called. `prophet_gym.testing` ships the checks.
 """
 
 import os
@@ -92,6 +92,19 @@ class TracksGripper(Protocol):
 
     def read_gripper(self, state: State) -> Float[Tensor, "b 3"]:
         """Return the gripper's position in world metres at the newest frame of a state."""
+        ...
+
+
+@runtime_checkable
+class ShowsWrist(Protocol):
+    """A world model that also dreams what a camera at the hand sees, and the robot's state as policies read it."""
+
+    def read_wrist(self, state: State) -> UInt8[Tensor, "b h w 3"]:
+        """Return what the camera at the hand sees at the newest frame of a state, as large as the frame."""
+        ...
+
+    def read_robot_state(self, state: State) -> Float[Tensor, "b 8"]:
+        """Return the numbers of `specs.STATE_NAMES` at the newest frame of a state."""
         ...
 
 

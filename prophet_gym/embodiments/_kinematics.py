@@ -60,6 +60,17 @@ def quaternion_to_matrix(xyzw: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "
     return Rotation.from_quat(xyzw.reshape(-1, 4)).as_matrix().reshape(*xyzw.shape[:-1], 3, 3)
 
 
+def axis_angle(xyzw: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "*b 3"]:
+    """Return axis times angle of unit quaternions, real part last, as robosuite's `quat2axisangle` does.
+
+    The angle runs from 0 to 2 pi: a quaternion and its negative, the same rotation, differ here. A hand that points
+    down turns by about pi, where the shorter of both angles would jump from one side to the other.
+    """
+    real = xyzw[..., 3:].clip(-1.0, 1.0)
+    sine = np.sqrt(1.0 - real * real)
+    return np.where(sine > 0, xyzw[..., :3] * 2.0 * np.arccos(real) / np.where(sine > 0, sine, 1.0), 0.0)
+
+
 def rotation_vector_to_matrix(vector: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
     """Return rotation matrices of rotation vectors: along the axis, as long as the angle in radians."""
     return Rotation.from_rotvec(vector.reshape(-1, 3)).as_matrix().reshape(*vector.shape, 3)

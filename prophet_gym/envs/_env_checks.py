@@ -77,12 +77,13 @@ def _run(envs: VectorEnv, seed: Any, actions: list[np.ndarray] | None = None) ->
 
 
 def _same_images(message: str, one: list[Any], other: list[Any], rows: tuple[int, int], tolerance: int) -> None:
-    """Compare the images of a sub-environment in some results with those of another in others."""
-    left, right = (
-        np.stack([each[0]["image"][row] for each in part]) for part, row in zip((one, other), rows, strict=True)
-    )
-    gap = np.abs(left.astype(int) - right.astype(int)).max()
-    assert gap <= tolerance, f"{message}: images differ by up to {gap} levels of 255"
+    """Compare the images of a sub-environment in some results with those of another in others, of every camera."""
+    for name in [name for name, value in one[0][0].items() if value.dtype == np.uint8]:
+        left, right = (
+            np.stack([each[0][name][row] for each in part]) for part, row in zip((one, other), rows, strict=True)
+        )
+        gap = np.abs(left.astype(int) - right.astype(int)).max()
+        assert gap <= tolerance, f"{message}: images ({name}) differ by up to {gap} levels of 255"
 
 
 def _check_spaces(envs: VectorEnv) -> None:
@@ -122,9 +123,9 @@ def _check_info(envs: VectorEnv) -> None:
 
 def _check_copies(envs: VectorEnv) -> None:
     given, _ = envs.reset(seed=0)
-    before = given["image"].copy()
+    before = {name: value.copy() for name, value in given.items()}
     envs.step(_actions(envs, 0, 1)[0])
-    assert np.array_equal(given["image"], before), "observations must be fresh copies, and a step changed an old one"
+    assert_same(given, before, "observations must be fresh copies, and a step changed an old one: observation")
 
 
 def _check_apart(envs: VectorEnv, tolerance: int) -> None:
@@ -164,7 +165,8 @@ def _check_arguments(envs: VectorEnv) -> None:
     assert list(options) == ["reset_mask"], "reset must not change the caller's options"
     for action in given:
         # The caller owns what it is given.
-        results[-1][0]["image"][:] = 0
+        for shown in results[-1][0].values():
+            shown[:] = 0
         results.append(envs.step(action))
     assert all(np.array_equal(*pair) for pair in zip(given, actions, strict=True)), "step must not change the actions"
     assert_same(results[-1], expected[-1], "writing into an observation must not change what follows: result")

@@ -20,7 +20,7 @@ from prophet_gym.envs._options import row_seeds
 from prophet_gym.envs._plain import PlainSpec
 from prophet_gym.envs._require import require_actions, require_open
 from prophet_gym.envs._sub_env import Row, Usage, as_array
-from prophet_gym.specs import ActionSpec
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, STATE_NAMES, ActionSpec
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 FPS = 20.0
@@ -70,6 +70,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         render_mode: str | None,
         fps: float = FPS,
         proprioception: bool = False,
+        cameras: Sequence[str] = (FIRST_CAMERA,),
     ) -> None:
         super().__init__()
         self.num_envs = num_envs = require_count("num_envs", num_envs)
@@ -89,9 +90,8 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
             "render_fps": self.fps / action_space.shape[0] if render_mode == "rgb_array" else self.fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        seen: dict[str, gym.Space] = {"image": gym.spaces.Box(0, 255, (*frame_size, 3), dtype=np.uint8)}
-        if proprioception:
-            seen["gripper_position"] = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)  # metres
+        self.cameras = tuple(cameras)
+        seen = _observation_parts(frame_size, self.cameras, proprioception=proprioception)
         self.single_action_space, self.single_observation_space = action_space, gym.spaces.Dict(seen)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -320,6 +320,20 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         if own.np_random is None:
             own.np_random, own.seed = seeding.np_random()
         return own.np_random
+
+
+def _observation_parts(
+    frame_size: tuple[int, int], cameras: Sequence[str], *, proprioception: bool
+) -> dict[str, gym.Space]:
+    """Return the spaces of an observation, the same in every world."""
+    seen: dict[str, gym.Space] = {
+        CAMERAS[name]: gym.spaces.Box(0, 255, (*frame_size, 3), dtype=np.uint8) for name in cameras
+    }
+    if len(cameras) > 1:
+        seen["state"] = gym.spaces.Box(-10.0, 10.0, (len(STATE_NAMES),), dtype=np.float32)  # metres and radians
+    if proprioception:
+        seen["gripper_position"] = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)  # metres
+    return seen
 
 
 def chunk_box(spec: ActionSpec, steps: int) -> gym.spaces.Box:

@@ -10,7 +10,11 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
+from prophet_gym._checks import unknown_option
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA
+
 PathOrName: TypeAlias = str | os.PathLike[str]
+Cameras: TypeAlias = Sequence[str] | np.ndarray
 Tasks: TypeAlias = Sequence[SupportsIndex] | np.ndarray
 
 
@@ -59,6 +63,22 @@ def require_text(name: str, value: object) -> str:
     if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError(f"{name} must be a text or a path, got {value!r}")
     return text
+
+
+def require_cameras(cameras: object) -> tuple[str, ...]:
+    """Return names of `specs.CAMERAS` as texts, in their order; ValueError unless the first one is among them."""
+    names = plain(cameras)
+    known = tuple(CAMERAS)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"cameras must be names, as in cameras={known}, got {cameras!r}")
+    for name in names:
+        if name not in known:
+            raise unknown_option("camera", name, known)
+    if FIRST_CAMERA not in names or len(set(names)) < len(names):
+        raise ValueError(
+            f"cameras must name {FIRST_CAMERA!r}, which every world has, and each at most once, got {names}"
+        )
+    return tuple(name for name in known if name in names)
 
 
 def require_tasks(tasks: object) -> list[int]:

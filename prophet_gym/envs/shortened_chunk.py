@@ -9,7 +9,15 @@ from torch import Tensor
 
 from prophet_gym._checks import require_count
 from prophet_gym.specs import InitialState
-from prophet_gym.world_model import Chunk, CutsChunks, State, TracksGripper, WorldModel, encode_initial_states
+from prophet_gym.world_model import (
+    Chunk,
+    CutsChunks,
+    ShowsWrist,
+    State,
+    TracksGripper,
+    WorldModel,
+    encode_initial_states,
+)
 
 
 class ShortenedChunk:
@@ -55,6 +63,8 @@ class ShortenedChunk:
         # An attribute of the object, so that `isinstance(self, TracksGripper)` says what the model inside can do.
         if isinstance(world_model, TracksGripper):
             self.read_gripper = world_model.read_gripper
+        if isinstance(world_model, ShowsWrist):
+            self.read_wrist, self.read_robot_state = world_model.read_wrist, world_model.read_robot_state
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
         """Encode frames as the world model does."""

@@ -52,4 +52,5 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
 
     def _observation(self, rows: Sequence[int]) -> Any:
         seen = {"image": stack([torch.as_tensor(self._rows[row].image) for row in rows])}
+        seen |= {name: part.to(self._device) for name, part in self._read_hand(rows).items()}
         return seen | {"gripper_position": self._read_gripper(rows).float()} if self._reads_gripper else seen

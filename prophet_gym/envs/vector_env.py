@@ -16,22 +16,25 @@ from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation,
 from prophet_gym.envs._initial_states import InitialStates, require_frames
 from prophet_gym.envs._on_demand import as_choosing, footage, look, require_render
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
-from prophet_gym.envs._plain import require_flag
+from prophet_gym.envs._plain import Cameras, require_cameras, require_flag
 from prophet_gym.envs._require import (
     read_rewards,
     require_chunk,
+    require_gripper,
     require_open,
     require_reward_model,
     require_threshold,
     require_world_model,
+    require_wrist,
 )
 from prophet_gym.envs._snapshots import pack_row, unpack_row
 from prophet_gym.envs._sub_env import Row
 from prophet_gym.errors import InvalidRewardError, InvalidStartError
-from prophet_gym.specs import ActionSpec, InitialState
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, ActionSpec, InitialState
 from prophet_gym.world_model import (
     DecodesOnDemand,
     RewardModel,
+    ShowsWrist,
     State,
     TracksGripper,
     WorldModel,
@@ -87,6 +90,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         max_uncertainty: float | None = None,
         fps: float = FPS,
         render: str = "step",
+        cameras: Cameras = (FIRST_CAMERA,),
     ) -> None:
         """Build the env; nothing is generated yet.
 
@@ -104,6 +108,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             fps: Number of actions, and so of frames, per second; videos are played at this rate.
             render: `step` decodes every frame. `chunk` decodes the last frame of each step and those that the reward
                 model reads: there is no `info["frames"]` then, and `info["uncertainty"]` only with `max_uncertainty`.
+            cameras: `("agentview", "wrist")` adds `wrist_image` and `state`, where the world model `ShowsWrist`.
 
         Raises:
             ValueError: `world_model` or `reward_model` does not fit its protocol, or the gripper is not tracked.
@@ -113,7 +118,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
         self._reads_gripper = require_flag("proprioception", proprioception)
         if self._reads_gripper:
-            _require_gripper(world_model)
+            require_gripper(world_model)
+        cameras = require_cameras(cameras)
+        if len(cameras) > 1:
+            require_wrist(world_model, cameras)
         super().__init__(
             num_envs,
             _action_space(world_model, action_spec),
@@ -123,6 +131,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             render_mode=render_mode,
             fps=fps,
             proprioception=self._reads_gripper,
+            cameras=cameras,
         )
         self.world_model = world_model
         self.reward_model = require_reward_model(reward_model)
@@ -253,7 +262,17 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         seen = super()._observation(rows)
         if self._reads_gripper:
             seen["gripper_position"] = self._read_gripper(rows).cpu().numpy().astype(np.float32)
-        return seen
+        return seen | {name: part.cpu().numpy() for name, part in self._read_hand(rows).items()}
+
+    def _read_hand(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return the parts of the observation that come with a second camera."""
+        if len(self.cameras) == 1:
+            return {}
+        assert self._state is not None
+        assert isinstance(self.world_model, ShowsWrist)
+        state = select_batch(self._state, list(rows))
+        own = self.world_model.read_robot_state(state).float()
+        return {CAMERAS["wrist"]: self.world_model.read_wrist(state), "state": own}
 
     def _read_gripper(self, rows: Sequence[int]) -> torch.Tensor:
         assert self._state is not None
@@ -353,12 +372,6 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             who = f"this {type(model).__name__} scored the sub-environments {asked}"
             raise InvalidRewardError(f"{who}: {error}; the step was not taken") from error
         return read_rewards(model, output, asked)
-
-
-def _require_gripper(world_model: WorldModel) -> None:
-    if not isinstance(world_model, TracksGripper):
-        wanted = "proprioception needs a world model that tracks the gripper (read_gripper)"
-        raise ValueError(f"{wanted}, and this {type(world_model).__name__} does not; leave it out")
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:

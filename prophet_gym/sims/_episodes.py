@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from prophet_gym.errors import SimulatorLostError
 from prophet_gym.sims._workers import describe_end, end_workers, start_workers
-from prophet_gym.sims.simulator import Simulator, SimulatorClass, simulator_of
+from prophet_gym.sims.simulator import HasWristCamera, Simulator, SimulatorClass, simulator_of
 
 # Simulations of tasks that are not in use are kept for the next change: building one takes seconds and 0.3 GB.
 _IDLE_SIMS = 3
@@ -32,12 +33,21 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Hand:
+    """What the camera at the hand sees at one moment, and the robot's state, see `specs.STATE_NAMES`."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    state: Float[np.ndarray, " 8"]
+
+
+@dataclass(frozen=True)
 class Opening:
     """The first moment of an episode; the gripper's position in metres."""
 
     image: UInt8[np.ndarray, "h w 3"]
     instruction: str
     gripper: Float[np.ndarray, " 3"]
+    hand: "Hand | None" = None
 
 
 @dataclass(frozen=True)
@@ -51,15 +61,21 @@ class Advance:
     executed: int
     success: bool
     gripper: Float[np.ndarray, " 3"]
+    hand: Hand | None = None
 
 
 class LocalStages:
-    """Sub-environments of one suite in this process: one simulation per task, in which they take turns."""
+    """Sub-environments of one suite in this process: one simulation per task, in which they take turns.
 
-    def __init__(self, suite: str, look: str, size: int, simulator: SimulatorClass | None = None) -> None:
+    `wrist` also draws what the camera at the hand sees, once a chunk, and reads the robot's state.
+    """
+
+    def __init__(
+        self, suite: str, look: str, size: int, simulator: SimulatorClass | None = None, *, wrist: bool = False
+    ) -> None:
         # A worker is given the class: its process has none of the registrations of the one that started it.
         self._simulator = simulator or simulator_of(suite)
-        self._suite, self._look, self._size = suite, look, size
+        self._suite, self._look, self._size, self._wrist = suite, look, size, wrist
         self._sims: dict[int, Simulator] = {}
         self._tasks: dict[int, int] = {}
         self._turns: dict[int, int] = {}
@@ -76,7 +92,7 @@ class LocalStages:
             self._tasks[row] = scene.task
             sim = self._simulation(row)
             sim.reset(seed=scene.seed, official=scene.official)
-            openings[row] = Opening(sim.render(), sim.instruction, sim.gripper_position())
+            openings[row] = Opening(sim.render(), sim.instruction, sim.gripper_position(), self._hand(sim))
         return openings
 
     def advance(
@@ -106,7 +122,13 @@ class LocalStages:
             frames += frames[-1:] * (len(actions) - executed)
         else:
             frames = [sim.render()]
-        return Advance(np.stack(frames), executed, success, sim.gripper_position())
+        return Advance(np.stack(frames), executed, success, sim.gripper_position(), self._hand(sim))
+
+    def _hand(self, sim: Simulator) -> Hand | None:
+        if not self._wrist:
+            return None
+        assert isinstance(sim, HasWristCamera)
+        return Hand(sim.render_wrist(), sim.robot_state())
 
     def _simulation(self, row: int) -> Simulator:
         """Return the simulation of a sub-environment's episode as it left it; the one that had its turn waits."""
@@ -126,9 +148,9 @@ class LocalStages:
         return sim
 
 
-def _work(connection: Connection, suite: str, look: str, size: int, simulator: SimulatorClass) -> None:
+def _work(connection: Connection, suite: str, look: str, size: int, simulator: SimulatorClass, *, wrist: bool) -> None:
     """Answer calls of `LocalStages` until the other end closes."""
-    stage = LocalStages(suite, look, size, simulator)
+    stage = LocalStages(suite, look, size, simulator, wrist=wrist)
     while True:
         try:
             number, name, row, given, options = connection.recv()
@@ -148,13 +170,16 @@ class WorkerStages:
     Once one is lost, so are the others: every later call says so.
     """
 
-    def __init__(self, suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT) -> None:
+    def __init__(
+        self, suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT, *, wrist: bool = False
+    ) -> None:
         """Start the processes; `timeout` is for one call of one sub-environment, loading its task included."""
         self._timeout, self._pid, self._number, self._lost = timeout, os.getpid(), 0, ""
         self._answered = [False] * workers
         pipes = [multiprocessing.Pipe() for _ in range(workers)]
         self._connections = [here for here, _ in pipes]
-        self._processes = start_workers(_work, [(there, suite, look, size, simulator_of(suite)) for _, there in pipes])
+        work = partial(_work, wrist=wrist)
+        self._processes = start_workers(work, [(there, suite, look, size, simulator_of(suite)) for _, there in pipes])
         for _, there in pipes:
             there.close()
 

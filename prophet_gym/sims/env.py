@@ -11,14 +11,14 @@ from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
-from prophet_gym.envs._plain import require_flag, require_tasks
+from prophet_gym.envs._plain import Cameras, require_cameras, require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
 from prophet_gym.envs.single_env import SingleEnv
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.sims._episodes import LocalStages, Scene, WorkerStages
+from prophet_gym.sims._episodes import Advance, Hand, LocalStages, Opening, Scene, WorkerStages
 from prophet_gym.sims._initial_states import TRAIN_SEED
-from prophet_gym.sims.simulator import check_split, check_task
-from prophet_gym.specs import InitialState
+from prophet_gym.sims.simulator import check_cameras, check_split, check_task
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, InitialState
 
 _RESET_OPTIONS = ("reset_mask", "start", "task")
 
@@ -49,9 +49,11 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         workers: Processes that sub-environments are spread over; 0 simulates them here, one after the other.
         proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: the true one, where a
             learned simulator's is an estimate.
+        cameras: Which cameras are shown: `("agentview",)`, or `("agentview", "wrist")`, which adds `wrist_image`,
+            drawn once a step, and `state`, the numbers of `specs.STATE_NAMES`. Episodes are the same with both.
 
     Raises:
-        UnknownOptionError: A suite, look, split or task that does not exist.
+        UnknownOptionError: A suite, look, split, task or camera that does not exist.
         MissingAssetsError: The simulator or its assets are missing.
 
     Example:
@@ -76,6 +78,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         render_mode: str | None = None,
         workers: int = 0,
         proprioception: bool = False,
+        cameras: Cameras = (FIRST_CAMERA,),
     ) -> None:
         """Check that the simulator can run; simulations are built at the first reset."""
         simulator = check_task(suite, look=look)
@@ -92,6 +95,8 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         size = require_count("size", size)
         self._bounds = robot.action_spec
         self._tells_gripper = require_flag("proprioception", proprioception)
+        cameras = require_cameras(cameras)
+        check_cameras(suite, cameras)
         super().__init__(
             num_envs,
             chunk_box(self._bounds, chunk),
@@ -100,6 +105,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             proprioception=self._tells_gripper,
+            cameras=cameras,
             fps=robot.control_hz or FPS,
         )
         self.suite, self.look, self.split, self.tasks = suite, look, starts, pool
@@ -107,9 +113,11 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         self._limit = simulator.official_states if starts == "official" else 2**31
         self._every_frame = render == "step"
         self._grippers = np.zeros((num_envs, 3), np.float32)
+        self._hands: dict[int, Hand] = {}
         simulator.require(look)
+        scene, wrist = (suite, look, size), len(cameras) > 1
         self._stages = (
-            WorkerStages(suite, look, size, min(workers, num_envs)) if workers else LocalStages(suite, look, size)
+            WorkerStages(*scene, min(workers, num_envs), wrist=wrist) if workers else LocalStages(*scene, wrist=wrist)
         )
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -152,11 +160,21 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             image, task = opening.image[None], scene.task
             start = InitialState(image, opening.instruction, self.suite, task, index, split=self.split)
             self._rows[row].begin(start, 0, None)
-            self._grippers[row] = opening.gripper
+            self._see(row, opening)
 
     def _observation(self, rows: Sequence[int]) -> Observation:
         seen = super()._observation(rows)
+        if len(self.cameras) > 1:
+            hands = [self._hands[row] for row in rows]
+            seen[CAMERAS["wrist"]] = np.stack([hand.image for hand in hands])
+            seen["state"] = np.stack([hand.state for hand in hands]).astype(np.float32)
         return seen | {"gripper_position": self._grippers[list(rows)]} if self._tells_gripper else seen
+
+    def _see(self, row: int, moment: Opening | Advance) -> None:
+        """Keep what a sub-environment shows beside its frames."""
+        self._grippers[row] = moment.gripper
+        if moment.hand is not None:
+            self._hands[row] = moment.hand
 
     def _draw(self, row: int, task: int | None, start: int | None) -> Scene:
         random = self._row_random(row)
@@ -171,7 +189,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         results = self._stages.advance({row: actions[row] for row in live}, every_frame=self._every_frame)
         for row, result in results.items():
             self._rows[row].extend(result.frames, collect=self.render_mode == "rgb_array_list")
-            self._grippers[row] = result.gripper
+            self._see(row, result)
             said = {"executed": result.executed, "scored": True, "success": result.success, "live": True}
             info = self._rows[row].start_info() | said | ({"frames": result.frames} if self._every_frame else {})
             outcomes[row] = Outcome(info, float(result.success), result.success, self._at_horizon(row))

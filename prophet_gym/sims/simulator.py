@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 
 from prophet_gym._checks import unknown_option
 from prophet_gym.errors import UnknownOptionError
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 
 _GROUP = "prophet_gym.simulators"
 _LIBERO = "prophet_gym.sims.libero.simulator:LiberoSimulator"
@@ -138,6 +139,19 @@ class Simulator(Arm, Protocol):
         ...
 
 
+@runtime_checkable
+class HasWristCamera(Protocol):
+    """A simulator that also shows what a camera at the hand sees, and the robot's state as policies read it."""
+
+    def render_wrist(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Draw what the camera at the hand sees at this moment, as `render` does."""
+        ...
+
+    def robot_state(self) -> Float[np.ndarray, " 8"]:
+        """Return the numbers of `specs.STATE_NAMES` at this moment."""
+        ...
+
+
 SimulatorClass = type[Any]
 """A class whose instances are simulators; Python checks no class against a protocol with data members."""
 
@@ -168,6 +182,14 @@ def check_split(suite: str, split: str) -> None:
         raise UnknownOptionError(f"{suite} is for evaluation alone: it has the split 'official', and no 'train'")
     if split not in splits:
         raise unknown_option("split", split, splits)
+
+
+def check_cameras(suite: str, cameras: Sequence[str]) -> None:
+    """Raise UnknownOptionError unless the simulator of a suite has these cameras, names of `specs.CAMERAS`."""
+    own = tuple(CAMERAS) if issubclass(simulator_of(suite), HasWristCamera) else (FIRST_CAMERA,)
+    for camera in cameras:
+        if camera not in own:
+            raise unknown_option(f"camera of {suite}", camera, own)
 
 
 def check_task(suite: str, task: int | None = None, look: str | None = None) -> SimulatorClass:

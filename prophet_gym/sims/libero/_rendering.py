@@ -61,7 +61,10 @@ def _open_renderers() -> "weakref.WeakSet[Renderer]":
 
 
 class Renderer:
-    """Images of one camera of a model, with the meshes and textures of `drawn`, which may be a cheaper copy of it."""
+    """Images of a model, with the meshes and textures of `drawn`, which may be a cheaper copy of it.
+
+    `camera` is the one that `draw` takes where it is given none.
+    """
 
     def __init__(self, model: mujoco.MjModel, drawn: mujoco.MjModel, *, camera: str, size: int) -> None:
         self._model, self._size = model, size
@@ -79,11 +82,12 @@ class Renderer:
         self._options.geomgroup[0] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.camera(camera).id
+        self._name = camera
 
-    def draw(self, data: mujoco.MjData) -> UInt8[np.ndarray, "h w 3"]:
+    def draw(self, data: mujoco.MjData, camera: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """Draw this moment, upright, RGB, a fresh array."""
         _require_own()
+        self._camera.fixedcamid = self._model.camera(camera or self._name).id
         self._gl.make_current()
         mujoco.mjv_updateScene(
             self._model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 
-from prophet_gym.embodiments._kinematics import camera_matrix
+from prophet_gym.embodiments._kinematics import axis_angle, camera_matrix
 from prophet_gym.embodiments._libero import ACTION_SPEC, EMBODIMENT
 from prophet_gym.errors import InvalidActionError
 from prophet_gym.sims.libero._experts import EXPLORATION, MIXTURE, MODES, SCRIPT_VERSION, Mode, script
@@ -26,6 +26,7 @@ from prophet_gym.sims.libero.planned._scene import Scene
 from prophet_gym.sims.simulator import check_task
 
 _CAMERA = "agentview"
+_WRIST = "robot0_eye_in_hand"
 # LIBERO's evaluation protocol lets objects settle under ten no-op steps with the gripper open.
 _WAIT_STEPS = 10
 # Standard deviation of the arm's joints at a random start, radians: robosuite's default, and what LIBERO's official
@@ -35,7 +36,7 @@ _WAIT_ACTION = np.asarray(EMBODIMENT.rest_action, dtype=np.float64)
 
 
 class LiberoSimulator:
-    """One task of one suite: physics at 20 Hz, agentview frames on demand, the suite's own success predicate.
+    """One task of one suite: physics at 20 Hz, frames of two cameras on demand, the suite's own success predicate.
 
     Example:
         >>> sim = LiberoSimulator("libero_object", 3)
@@ -202,11 +203,22 @@ class LiberoSimulator:
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
         """Draw agentview at this moment, upright, RGB, a fresh array."""
+        return self._draw(_CAMERA)
+
+    def render_wrist(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Draw what the camera at the hand (`robot0_eye_in_hand`) sees, as `render` does.
+
+        The fingers are at the bottom. LIBERO gives both cameras upside down, and policies turn both by 180 degrees,
+        which is an upright image, mirrored.
+        """
+        return self._draw(_WRIST)
+
+    def _draw(self, camera: str) -> UInt8[np.ndarray, "h w 3"]:
         if self._renderer is None:
             from prophet_gym.sims.libero._rendering import Renderer
 
             self._renderer = Renderer(self.model, drawn_model(self.look, self.model), camera=_CAMERA, size=self.size)
-        return self._renderer.draw(self.data)
+        return self._renderer.draw(self.data, camera)
 
     def success(self) -> bool:
         """Tell whether the task's goal predicate holds now."""
@@ -224,9 +236,20 @@ class LiberoSimulator:
 
     def gripper_opening(self) -> float:
         """Return the distance between the two finger joints, metres: about 0.08 open, 0 closed on nothing."""
-        addresses = self._env.robots[0]._ref_gripper_joint_pos_indexes
-        left, right = self.data.qpos[addresses]
+        left, right = self._finger_joints()
         return float(left - right)
+
+    def robot_state(self) -> Float[np.ndarray, " 8"]:
+        """Return position, orientation as an axis-angle vector, and both finger joints: what LIBERO's policies read.
+
+        They are `robot0_eef_pos`, `quat2axisangle(robot0_eef_quat)` and `robot0_gripper_qpos` of robosuite, in the
+        order of openpi (examples/libero/main.py), OpenVLA-OFT and LeRobot.
+        """
+        turn = axis_angle(self.gripper_quaternion()[None])[0]
+        return np.concatenate([self.gripper_position(), turn, self._finger_joints()])
+
+    def _finger_joints(self) -> Float[np.ndarray, " 2"]:
+        return self.data.qpos[self._env.robots[0]._ref_gripper_joint_pos_indexes]
 
     def object_positions(self) -> dict[str, Float[np.ndarray, " 3"]]:
         """Return the world positions of the movable objects, metres, by name."""
