@@ -54,7 +54,7 @@ def main(args: Args) -> None:
     ]
     given = {
         name: getattr(args, name)
-        for name in ("policy", "env", "world_model", "reward", "starts", "initial_noise", "noise_level")
+        for name in ("policy", "env", "world_model", "reward", "cameras", "starts", "initial_noise", "noise_level")
     }
     weights = None if args.policy_weights is None else str(args.policy_weights)
     results = {"weights": weights, "metrics": found.metrics(), "episodes": episodes, "machine": machine()}

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from prophet_gym._arguments import Arguments, DeviceOrAuto, Items, resolved_device
+from prophet_gym._arguments import Arguments, Cameras, DeviceOrAuto, Items, resolved_device
+from prophet_gym.specs import FIRST_CAMERA
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -83,6 +84,9 @@ class EnvOptions(Arguments):
     """Checkpoint of the world model in a Prophet environment: a folder or Hub repository; the bundled one if empty."""
     device: DeviceOrAuto = "auto"
     """Device that computes, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
+    cameras: Cameras = (FIRST_CAMERA,)
+    """Cameras that the policy sees: `agentview`, or `agentview wrist`, which also gives it the robot's state, in an
+    environment that has both, as `LIBERO-Object-v0`."""
 
     def make_env(
         self, rows: int, *, starts: str = "train", tasks: Sequence[int] = (), engine: str = "eager", reward: str = ""
@@ -91,12 +95,13 @@ class EnvOptions(Arguments):
         from prophrl_algos._named import make_env
 
         asked = {"device": resolved_device(self.device), "world_model": self.world_model, "engine": engine}
-        robot = {}
+        # Environments of other packages need not know the option.
+        options: dict[str, Any] = {} if self.cameras == (FIRST_CAMERA,) else {"cameras": self.cameras}
         if self.env == "Prophet-LIBERO-v0" and self.world_model:
             from prophet_gym.checkpoint import Checkpoint
 
-            robot = {"embodiment": Checkpoint.named(self.world_model).robot}
-        return make_env(self.env, rows, starts=starts, tasks=tasks, reward=reward, options=robot, **asked)
+            options["embodiment"] = Checkpoint.named(self.world_model).robot
+        return make_env(self.env, rows, starts=starts, tasks=tasks, reward=reward, options=options, **asked)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,7 +160,8 @@ class PublishedPolicy(nn.Module, FlowPolicy):
         if "state" not in env_obs:
             raise ValueError(
                 f"this policy reads {numbers} numbers of the robot's state, the observation has {sorted(env_obs)}: "
-                "take an env that gives 'state', or load it with LoadOptions(without_state='mean')"
+                "take an env that gives 'state', as LIBERO-* with cameras=('agentview', 'wrist'), or load it with "
+                "LoadOptions(without_state='mean')"
             )
         given = as_array(env_obs["state"])
         if given.dtype.kind not in "fiub" or given.shape != (rows, numbers):
