@@ -106,7 +106,8 @@ class ProphetEnv(SingleEnv):
     ## Observation Space
     `Dict` with `image`, `Box(0, 255, (h, w, 3), uint8)`: the camera image after the last action, RGB. With
     `proprioception=True` also `gripper_position`, `Box(-10, 10, (3,), float32)`: the world model's estimate of where
-    the gripper is, in metres.
+    the gripper is, in metres. With `cameras=("agentview", "wrist")`, where the weights dream both, also `wrist_image`,
+    as large, and `state`, `Box(-10, 10, (8,), float32)`, the numbers of `specs.STATE_NAMES`.
 
     ## Rewards
     The reward model's score. The bundled one gives 1.0 at the step at which it finds the task done, else 0.0.
@@ -175,7 +176,7 @@ class ProphetEnv(SingleEnv):
                 which `gym.make` adds. A reward model with `when="end"` then scores at the horizon that the id is
                 registered with, and the episode ends there; `gym.make(..., max_episode_steps=)` does not change it.
             arguments: Those of `ProphetVectorEnv`: `reward_model`, `render_mode`, `action_spec`, `proprioception`,
-                `max_uncertainty`, `fps` and `render`.
+                `max_uncertainty`, `fps`, `render` and `cameras`.
         """
         # Every worker process of an AsyncVectorEnv loads a world model of its own.
         if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
