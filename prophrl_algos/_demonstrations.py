@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from prophet_gym._checks import unknown_option
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 from prophrl_algos.flow import FlowPolicy, Obs, cat_obs, device_of, select_obs
 
 if TYPE_CHECKING:
@@ -56,10 +57,12 @@ def read_demonstrations(
     modes: Sequence[str] = ("expert",),
     failing: Sequence[str] = (),
     without: Sequence[str] = (),
+    cameras: Sequence[str] = (FIRST_CAMERA,),
 ) -> Demonstrations:
     """Read the successful episodes of recordings, and failures where they are asked for; decode and prepare each once.
 
     No `tasks` means all, no `modes` the successes of every script; `failing` are scripts whose failures are read too.
+    With both `cameras` a policy also sees the wrist camera's frames and the robot's state, which must be recorded.
     `obs["points"]` says where the gripper and the target are, for policies whose `sft_loss` reads it, where the
     recording knows its camera.
     """
@@ -80,8 +83,10 @@ def read_demonstrations(
         )
     obs = []
     for episode in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
-        frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:-1]
-        seen = policy.prepare({"image": frames}, [episode.instruction] * len(frames))
+        shown: dict[str, np.ndarray] = {CAMERAS[name]: episode.frames(camera=name)[:-1] for name in cameras}
+        if len(cameras) > 1 and episode.sim.robot_state is not None:
+            shown["state"] = episode.sim.robot_state[:-1]
+        seen = policy.prepare(shown, [episode.instruction] * len(episode))
         obs.append({**seen, **({} if episode.camera is None else {"points": points_of(episode)})})
     return Demonstrations(cat_obs(obs), [each.actions for each in chosen], policy.spec.horizon, device_of(policy))
 

@@ -1,9 +1,12 @@
 """`prophet collect`: record scripted episodes in a simulator."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from prophet_gym._arguments import Arguments, Items, OutFolder, Seed, Tasks, Workers
+from prophet_gym._arguments import Arguments, Cameras, Items, OutFolder, Seed, Tasks, Workers
+from prophet_gym._registration import SUITES
+from prophet_gym.specs import FIRST_CAMERA
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,8 @@ class Args(Arguments):
     out: OutFolder
     """Folder of the recording; an unfinished one is continued."""
     suite: str = "libero_object"
-    """Suite of tasks, for example `libero_object` or `libero_goal`."""
+    """Suite of tasks, for example `libero_object` or `libero_goal`; `all` records LIBERO's four, each into a folder of
+    its name in `out`, with as many episodes."""
     tasks: Tasks = ()
     """Numbers of the tasks, for example `--tasks 0 2 5`; all by default."""
     episodes: Items = 500
@@ -26,6 +30,8 @@ class Args(Arguments):
     """Initial states to begin from; `official` ones are for evaluation alone, never for training."""
     mode: str | None = None
     """Only script to run, for example `expert`; by default a mixture of scripts that succeed and scripts that fail."""
+    cameras: Cameras = (FIRST_CAMERA,)
+    """Cameras to record: `agentview`, or `agentview wrist`, which also records the robot's state."""
     workers: Workers = 2
     """Number of processes, each on one thread."""
 
@@ -34,14 +40,21 @@ def main(args: Args) -> None:
     from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
 
-    simulator = simulator_of(args.suite)
-    plan = Plan(
-        args.suite,
-        args.tasks or tuple(range(simulator.tasks)),
-        args.episodes,
-        args.seed,
-        args.look or simulator.looks[0],
-        starts=args.starts,
-        mode=args.mode,
-    )
-    collect(plan, args.out, workers=args.workers)
+    for suite, folder in folders_of(args).items():
+        simulator = simulator_of(suite)
+        plan = Plan(
+            suite,
+            args.tasks or tuple(range(simulator.tasks)),
+            args.episodes,
+            args.seed,
+            args.look or simulator.looks[0],
+            starts=args.starts,
+            mode=args.mode,
+            cameras=args.cameras,
+        )
+        collect(plan, folder, workers=args.workers)
+
+
+def folders_of(args: Args) -> dict[str, Path]:
+    """Return the suites to record, and the folder of each."""
+    return {suite: args.out / suite for suite in SUITES} if args.suite == "all" else {args.suite: args.out}

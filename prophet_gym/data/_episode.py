@@ -10,8 +10,9 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
-from prophet_gym._checks import require_images
+from prophet_gym._checks import require_images, unknown_option
 from prophet_gym.errors import UnknownOptionError
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 
 ReadFrames = Callable[[int, int], UInt8[np.ndarray, "f h w 3"]]
 """`read(start, stop)` decodes the frames start .. stop - 1 of one episode, RGB."""
@@ -24,7 +25,8 @@ class Simulation:
     Positions are the world's, in metres; quaternions are the hand's, xyzw; `gripper_opening` is the distance between
     the fingers in metres; `success` says whether the task's goal holds; `target` is the object or fixture that the task
     is about; `mode` is who acted (`expert`, `noisy`, `policy`); `seed` is that of the placement, or the index of the
-    official initial state; `look` is how the simulator was drawn.
+    official initial state; `look` is how the simulator was drawn; `robot_state` has the numbers of `specs.STATE_NAMES`,
+    None in a recording of one camera.
     """
 
     gripper_position: Float32[np.ndarray, "f 3"]
@@ -40,6 +42,7 @@ class Simulation:
     mode: str
     seed: int
     look: str
+    robot_state: Float32[np.ndarray, "f 8"] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Episode:
             x, y, z (radians, R = Rz Ry Rx) and openness (1 open .. 0 closed) of each; None if not known.
         camera: The matrix of its camera (see `CameraSpec`); None if not known.
         simulation: What a simulator recorded besides; None for an episode of another data set.
+        read_wrist: Decodes the frames of a camera at the hand at the same moments; None where there was none.
 
     Raises:
         ValueError: Actions or tools are not finite, or tools are missing for some frame.
@@ -77,6 +81,7 @@ class Episode:
     tools: Float32[np.ndarray, "f arms 7"] | None = None
     camera: Float64[np.ndarray, "3 4"] | None = None
     simulation: Simulation | None = None
+    read_wrist: ReadFrames | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.actions).all():
@@ -92,12 +97,25 @@ class Episode:
     def __len__(self) -> int:
         return len(self.actions)
 
-    def frames(self, start: int = 0, stop: int | None = None) -> UInt8[np.ndarray, "f h w 3"]:
-        """Decode the frames start .. stop - 1, by default all; ValueError where the episode or its video lacks some."""
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Return the cameras whose frames it has, names of `specs.CAMERAS`."""
+        return (FIRST_CAMERA,) if self.read_wrist is None else tuple(CAMERAS)
+
+    def frames(
+        self, start: int = 0, stop: int | None = None, *, camera: str = FIRST_CAMERA
+    ) -> UInt8[np.ndarray, "f h w 3"]:
+        """Decode the frames start .. stop - 1, by default all, of a camera.
+
+        ValueError where the episode or its video lacks some, UnknownOptionError where it has no such camera.
+        """
+        if camera not in self.cameras:
+            raise unknown_option(f"camera of {self.name}", camera, self.cameras)
+        read = self.read if camera == FIRST_CAMERA or self.read_wrist is None else self.read_wrist
         stop = len(self) + 1 if stop is None else stop
         if not 0 <= start < stop <= len(self) + 1:
             raise ValueError(f"{self.name} has the frames 0..{len(self)}, asked for {start}..{stop - 1}")
-        frames = require_images(f"the frames of {self.name}", self.read(start, stop))
+        frames = require_images(f"the frames of {self.name}", read(start, stop))
         if len(frames) != stop - start:
             raise ValueError(
                 f"{self.name} must hold a frame before each of its {len(self)} actions and one after them; "
@@ -109,7 +127,8 @@ class Episode:
         """Return its first so many actions, with their frames."""
         tools, simulation = None if self.tools is None else self.tools[: steps + 1], self.simulation
         if simulation is not None:
-            per_frame = ("gripper_position", "gripper_quaternion", "gripper_opening", "object_positions", "success")
+            per_frame = ["gripper_position", "gripper_quaternion", "gripper_opening", "object_positions", "success"]
+            per_frame += [] if simulation.robot_state is None else ["robot_state"]
             simulation = replace(simulation, **{name: getattr(simulation, name)[: steps + 1] for name in per_frame})
         return replace(self, actions=self.actions[:steps], tools=tools, simulation=simulation)
 

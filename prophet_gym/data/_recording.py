@@ -1,11 +1,13 @@
 """A folder of episodes as `prophet collect` writes it: `task_03/episode_00007.npz` and `.mp4`, and one meta.json.
 
-An episode's npz is renamed into place last, so an episode that is listed is whole.
+With a second camera there is also `task_03/episode_00007.wrist.mp4`, and the npz has `robot_state`. An episode's npz is
+renamed into place last, so an episode that is listed is whole.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from prophet_gym.data._reading import _tool_states
 from prophet_gym.data._video import decode_frames, write_video
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._kinematics import matrix_to_euler, quaternion_to_matrix
+from prophet_gym.specs import FIRST_CAMERA, STATE_NAMES
 
 META = "meta.json"
 _OFFICIAL = "official"
@@ -29,7 +32,10 @@ _STARTS = ("random", "train", _OFFICIAL)
 """Where a recording's episodes start; one that does not say it was made before there were two."""
 _ROBOT = "libero"
 """The robot of an episode that does not name one: all of them were LIBERO's once, and LIBERO's still do not."""
-_SIMULATION = tuple(field.name for field in fields(Simulation))
+_HAND = "robot_state"
+"""What the npz of an episode has where there is a second video."""
+_WRIST_VIDEO = ".wrist.mp4"
+_SIMULATION = tuple(field.name for field in fields(Simulation) if field.name != _HAND)
 _STORED = ("actions", "camera", "instruction", *_SIMULATION)
 _ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
     "actions": ("f", "real numbers", ("t", "a")),
@@ -41,6 +47,7 @@ _ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
     "success": ("b", "true or false", ("f",)),
     "camera": ("f", "real numbers", (3, 4)),
     "init_state": ("f", "real numbers", ("s",)),
+    _HAND: ("f", "real numbers", ("f", len(STATE_NAMES))),
     **dict.fromkeys(("target", "instruction", "suite", "mode", "look"), ("U", "one text", ())),
     **dict.fromkeys(("task", "seed"), ("iu", "one whole number", ())),
 }
@@ -62,10 +69,12 @@ def read_episode(path: str | os.PathLike) -> Episode:
     """Read one episode by its npz or its mp4; its frames are decoded when they are asked for."""
     path = Path(path).with_suffix(".npz")
     # The limit is for what packed zeros may claim; an episode's arrays are a few hundred kilobytes.
-    values: dict[str, Any] = read_npz(path, _STORED, optional=("robot",), limit=2**28)
+    values: dict[str, Any] = read_npz(path, _STORED, optional=("robot", _HAND), limit=2**28)
     robot = str(values.pop("robot", _ROBOT))
     _require_episode(path, values, robot)
     for name, (kind, _, axes) in _ARRAYS.items():
+        if name not in values:
+            continue
         if not axes:
             values[name] = str(values[name]) if kind == "U" else int(values[name])
         elif kind == "f":
@@ -73,7 +82,7 @@ def read_episode(path: str | os.PathLike) -> Episode:
             values[name] = values[name].astype(np.float64 if wide else np.float32, copy=False)
     values["object_names"] = tuple(map(str, values["object_names"]))
     own = {name: values[name] for name in ("actions", "instruction", "camera")}
-    simulation = Simulation(**{name: values[name] for name in _SIMULATION})
+    simulation = Simulation(**{name: values[name] for name in (*_SIMULATION, _HAND) if name in values})
     return simulated_episode(**own, simulation=simulation, robot=robot, path=path)
 
 
@@ -96,8 +105,10 @@ def simulated_episode(
     euler = matrix_to_euler(quaternion_to_matrix(simulation.gripper_quaternion))
     fps, open_width = recorded_facts(robot)
     tool = _tool_states(simulation.gripper_position, euler, simulation.gripper_opening[:, None] / open_width)
+    wrist = partial(_read_frames, path, fps, suffix=_WRIST_VIDEO) if simulation.robot_state is not None else None
     return Episode(
         name=name,
+        read_wrist=wrist,
         actions=actions,
         instruction=instruction,
         fps=fps,
@@ -117,30 +128,43 @@ def recorded_facts(robot: str) -> tuple[float, float]:
     return embodiment.control_hz, embodiment.gripper.opening
 
 
-def _read_frames(path: Path | None, fps: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+def _read_frames(
+    path: Path | None, fps: float, start: int, stop: int, *, suffix: str = ".mp4"
+) -> UInt8[np.ndarray, "f h w 3"]:
     if path is None:
         raise ValueError(f"a new episode has no frames {start}..{stop - 1} yet; write it and use read_episode")
-    return decode_frames(path.with_suffix(".mp4"), start, stop - start, fps=fps)
+    return decode_frames(path.with_suffix(suffix), start, stop - start, fps=fps)
 
 
-def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray) -> None:
+def write_episode(
+    path: str | os.PathLike, episode: Episode, frames: np.ndarray, wrist_frames: np.ndarray | None = None
+) -> None:
     """Write an episode of a simulator and its t + 1 frames: the npz to `path`, see `episode_path`, the video beside it.
 
-    ValueError for frames or arrays that are not those of an episode of at least one action; nothing is written then.
+    The robot's state is written with the frames of the wrist camera, without which it is left out. ValueError for
+    frames or arrays that are not those of an episode of at least one action; nothing is written then.
     """
     path = Path(path).with_suffix(".npz")
-    require_images(f"frames for {path}", frames)
-    if len(frames) != len(episode) + 1:
-        raise ValueError(f"{len(episode)} actions need {len(episode) + 1} frames, got {len(frames)}")
+    videos = {".mp4": frames} | ({} if wrist_frames is None else {_WRIST_VIDEO: wrist_frames})
+    for shown in videos.values():
+        require_images(f"frames for {path}", shown)
+        if len(shown) != len(episode) + 1:
+            raise ValueError(f"{len(episode)} actions need {len(episode) + 1} frames, got {len(shown)}")
     holders = {name: episode.sim if name in _SIMULATION else episode for name in _STORED}
     values: dict[str, Any] = {name: np.asarray(getattr(holder, name)) for name, holder in holders.items()}
+    if wrist_frames is not None:
+        if episode.sim.robot_state is None:
+            raise ValueError(f"frames of the wrist camera for {path} need the robot's state beside them (robot_state)")
+        values[_HAND] = episode.sim.robot_state
     _require_episode(path, values, episode.robot)
     # LIBERO's files stay as they have always been.
     if episode.robot != _ROBOT:
         values["robot"] = np.asarray(episode.robot)
-    # The inner file is renamed first: the npz, which makes it an episode, comes last.
-    with atomic_file(path) as numbers, atomic_file(path.with_suffix(".mp4")) as video:
-        write_video(video, frames, episode.fps)
+    # The inner files are renamed first: the npz, which makes it an episode, comes last.
+    with ExitStack() as files:
+        numbers = files.enter_context(atomic_file(path))
+        for suffix, shown in videos.items():
+            write_video(files.enter_context(atomic_file(path.with_suffix(suffix))), shown, episode.fps)
         np.savez_compressed(numbers, **values)
 
 
@@ -152,6 +176,8 @@ def _require_episode(path: Path, values: Mapping[str, np.ndarray], robot: str) -
     spec = get_embodiment(robot).action_spec
     sizes: dict[str, int] = {"t": steps, "f": steps + 1, "a": spec.dim}
     for name, (kinds, words, axes) in _ARRAYS.items():
+        if name == _HAND and name not in values:
+            continue
         array = values[name]
         if array.ndim == len(axes):
             sizes = dict(zip(map(str, axes), array.shape, strict=True)) | sizes
@@ -203,7 +229,7 @@ def begin_recording(folder: str | os.PathLike, meta: dict[str, Any], same: Seque
     if not path.exists():
         atomic_write(path, json.dumps(meta, indent=2) + "\n")
         return
-    found = read_json(path)
+    found = {"cameras": [FIRST_CAMERA]} | read_json(path)  # the only one before there were two
     other = {key: found.get(key) for key in same if found.get(key) != meta[key]}
     if other:
         asked = ", ".join(f"{key}={meta[key]!r}" for key in other)

@@ -25,7 +25,15 @@ from prophet_gym.data._recording import begin_recording, episode_path, recorded_
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import InvalidActionError, SimulatorLostError
 from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers
-from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_split, check_task
+from prophet_gym.sims.simulator import (
+    HasWristCamera,
+    Simulator,
+    SimulatorClass,
+    check_cameras,
+    check_split,
+    check_task,
+)
+from prophet_gym.specs import FIRST_CAMERA
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
@@ -57,6 +65,7 @@ class Plan:
     mode: str | None = None
     actor: Actor | None = None
     about: str = _POLICY
+    cameras: tuple[str, ...] = (FIRST_CAMERA,)
 
     def jobs(self) -> list[tuple[int, int]]:
         """Return (task, index) of every episode; all tasks' first episodes come first."""
@@ -70,7 +79,7 @@ class Plan:
         mixture = {self.about: 1.0} if self.actor else {self.mode: 1.0} if self.mode else simulator.mixture(self.suite)
         names = ("suite", "look", "size", "seed", "starts", "episodes")
         said = {name: getattr(self, name) for name in names} | simulator.provenance(self.look)
-        return said | {"mixture": dict(mixture), "tasks": list(self.tasks)}
+        return said | {"mixture": dict(mixture), "tasks": list(self.tasks), "cameras": list(self.cameras)}
 
 
 def _episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, np.random.Generator]:
@@ -91,8 +100,28 @@ def record_episode(
 ) -> tuple[Episode, UInt8[np.ndarray, "t h w 3"]]:
     """Reset the simulator, play episode `index` of its task and return it with its t + 1 frames, none if not rendered.
 
-    A `random` start is drawn from `index` and `seed`, as is the mode if not given. An `official` start is the initial
-    state `index`, for evaluation alone: the episode lasts as long as any of its suite and its `seed` is `index`.
+    Arguments are those of `record_views`, which draws both cameras.
+    """
+    cameras = (FIRST_CAMERA,) if render else ()
+    episode, views = record_views(sim, index, seed, mode, starts=starts, cameras=cameras, actor=actor)
+    return episode, views.get(FIRST_CAMERA, np.empty((0, sim.size, sim.size, 3), np.uint8))
+
+
+def record_views(
+    sim: Simulator,
+    index: int,
+    seed: int,
+    mode: str | None = None,
+    *,
+    starts: Starts = "random",
+    cameras: Sequence[str] = (FIRST_CAMERA,),
+    actor: Actor | None = None,
+) -> tuple[Episode, dict[str, UInt8[np.ndarray, "t h w 3"]]]:
+    """Reset the simulator, play episode `index` of its task and return it with the t + 1 frames of each camera.
+
+    Two cameras also record the robot's state; what is drawn has no part in what happens. A `random` start is drawn from
+    `index` and `seed`, as is the mode if not given. An `official` start is the initial state `index`, for evaluation
+    alone: the episode lasts as long as any of its suite and its `seed` is `index`.
     """
     placement, rng = _episode_seeds(sim.suite, sim.task, index, seed)
     if starts == "official":
@@ -101,7 +130,7 @@ def record_episode(
     else:
         sim.reset(seed=placement)
         assert not sim.starts_officially(), "a random placement coincides with an official initial state"
-    log = _Log(sim, render=render)
+    log = _Log(sim, cameras)
     if actor is None:
         mode = mode or _draw_mode(rng, sim.mixture(sim.suite))
         actions = _paced(sim, rng, mode, log, to_the_end=starts == "official")
@@ -114,8 +143,7 @@ def record_episode(
         except InvalidActionError as error:
             where = f"episode {index} of task {sim.task}, step {len(log.actions)}"
             raise InvalidActionError(f"{where}: {error}") from None
-    frames = np.stack(log.frames) if render else np.empty((0, sim.size, sim.size, 3), np.uint8)
-    return log.episode(mode or _POLICY, placement), frames
+    return log.episode(mode or _POLICY, placement), {name: np.stack(frames) for name, frames in log.frames.items()}
 
 
 def most_steps(suite: str) -> int:
@@ -156,12 +184,13 @@ def _until_success(actions: Iterator[np.ndarray], after: int, log: "_Log") -> It
 class _Log:
     """What is written down before every action and after the last."""
 
-    def __init__(self, sim: Simulator, *, render: bool):
-        self.sim, self.render, self.spec = sim, render, get_embodiment(sim.robot).action_spec
+    def __init__(self, sim: Simulator, cameras: Sequence[str]):
+        self.sim, self.spec = sim, get_embodiment(sim.robot).action_spec
         self.names = tuple(sorted(sim.object_positions()))
         self.init_state = sim.get_state()
         self.actions: list[np.ndarray] = []
-        self.frames: list[np.ndarray] = []
+        self.frames: dict[str, list[np.ndarray]] = {name: [] for name in cameras}
+        self.states: list[np.ndarray] = []
         self.poses: list[tuple[np.ndarray, np.ndarray, float, np.ndarray]] = []
         self.success: list[bool] = []
         self._look()
@@ -171,8 +200,12 @@ class _Log:
         objects = np.stack([places[name] for name in self.names])
         self.poses.append((sim.gripper_position(), sim.gripper_quaternion(), sim.gripper_opening(), objects))
         self.success.append(sim.success())
-        if self.render:
-            self.frames.append(sim.render())
+        if FIRST_CAMERA in self.frames:
+            self.frames[FIRST_CAMERA].append(sim.render())
+        if "wrist" in self.frames:
+            assert isinstance(sim, HasWristCamera)
+            self.frames["wrist"].append(sim.render_wrist())
+            self.states.append(sim.robot_state())
 
     def step(self, action: np.ndarray) -> None:
         # A recording says what the robot did: rounded as it is stored, within the controller's bounds.
@@ -200,6 +233,7 @@ class _Log:
             mode=mode,
             seed=placement,
             look=sim.look,
+            robot_state=np.array(self.states, np.float32) if self.states else None,
         )
         actions = np.stack(self.actions)
         return simulated_episode(actions, sim.instruction, sim.camera_matrix(), simulation, robot=sim.robot)
@@ -208,8 +242,8 @@ class _Log:
 def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     """Record what of `plan` is not in `folder` yet and return how many episodes that was.
 
-    An episode is a function of (suite, task, index, seed, look), whatever the number of workers; a run that was killed
-    is continued by calling this again.
+    An episode is a function of (suite, task, index, seed, look), whatever the number of workers and cameras; a run that
+    was killed is continued by calling this again.
     """
     simulator = check_task(plan.suite, look=plan.look)
     for task in plan.tasks:
@@ -217,6 +251,7 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     if plan.mode is not None and plan.mode not in simulator.modes:
         raise unknown_option("mode", plan.mode, simulator.modes)
     check_split(plan.suite, "train" if plan.starts == "random" else "official")
+    check_cameras(plan.suite, plan.cameras)
     recorded_facts(simulator.robot)  # before anything is written: what an episode of this robot needs must be known
     require_main_guard()
     workers = require_count("workers", workers)
@@ -274,10 +309,9 @@ def _work(simulator: SimulatorClass, plan: Plan, folder: Path, jobs: Sequence[tu
         for task, index in jobs:
             if task not in sims:
                 sims[task] = simulator(plan.suite, task, look=plan.look, size=plan.size)
-            episode, frames = record_episode(
-                sims[task], index, plan.seed, plan.mode, starts=plan.starts, actor=plan.actor
-            )
-            write_episode(episode_path(folder, task, index), episode, frames)
+            how = {"starts": plan.starts, "cameras": plan.cameras, "actor": plan.actor}
+            episode, views = record_views(sims[task], index, plan.seed, plan.mode, **how)
+            write_episode(episode_path(folder, task, index), episode, views[FIRST_CAMERA], views.get("wrist"))
             outcome = "success" if episode.sim.success[-1] else "no success"
             queue.put(("done", f"task {task} {episode.sim.mode}: {outcome}"))
     except BaseException:

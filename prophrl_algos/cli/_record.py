@@ -1,6 +1,6 @@
 """`prophrl record`: record a policy in the simulator, for a world model to learn from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prophet_gym._arguments import Items, NotNegative, OutFolder, Seed, Tasks, Workers
+from prophet_gym._arguments import Cameras, Items, NotNegative, OutFolder, Seed, Tasks, Workers
+from prophet_gym.specs import FIRST_CAMERA
 from prophrl_algos.cli._options import Load, WeightsOptions
 
 if TYPE_CHECKING:
@@ -40,23 +41,37 @@ class Args(WeightsOptions):
     """Look of the simulator: `light` or `official`."""
     seed: Seed = 0
     """Seed of the initial states and of the policy's noise."""
+    cameras: Cameras = (FIRST_CAMERA,)
+    """Cameras that the policy sees and that are recorded: `agentview`, or `agentview wrist`, with the robot's state."""
     workers: Workers = 2
     """Number of processes, each on one thread."""
 
 
 def act(
-    policy: str, weights: Path | None, load: Load, noise_level: float, sim: "Simulator", rng: np.random.Generator
+    policy: str,
+    weights: Path | None,
+    load: Load,
+    noise_level: float,
+    sim: "Simulator",
+    rng: np.random.Generator,
+    *,
+    cameras: Sequence[str] = (FIRST_CAMERA,),
 ) -> Iterator[np.ndarray]:
     """Yield a policy's actions in a simulator, chunk after chunk, without end."""
     import torch
 
+    from prophet_gym.sims.simulator import HasWristCamera
     from prophrl_algos.flow import FlowSchedule, sample
 
     made = policy_of(policy, weights, load)
     schedule = FlowSchedule(made.spec.num_steps, noise_level)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     while True:
-        obs = made.prepare({"image": sim.render()[None]}, [sim.instruction])
+        seen = {"image": sim.render()[None]}
+        if len(cameras) > 1:
+            assert isinstance(sim, HasWristCamera)
+            seen |= {"wrist_image": sim.render_wrist()[None], "state": sim.robot_state()[None].astype(np.float32)}
+        obs = made.prepare(seen, [sim.instruction])
         with torch.no_grad():
             chunk = made.decode(sample(made, obs, schedule, [generator]).x0, obs)[0].cpu().clamp(-1, 1)
         yield from chunk.numpy()
@@ -86,7 +101,8 @@ def main(args: Args) -> None:
         args.episodes,
         args.seed,
         args.look,
-        actor=partial(act, *which, args.noise_level),
+        cameras=args.cameras,
+        actor=partial(act, *which, args.noise_level, cameras=args.cameras),
         about=f"{args.policy} {args.policy_weights or ''} at noise {args.noise_level:g}".replace("  ", " "),
     )
     collect(plan, args.out, workers=args.workers)

@@ -1,10 +1,11 @@
 """`prophrl sft`: behaviour cloning of a flow policy on recorded episodes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from prophet_gym._arguments import OutFolder, Several, Tasks, resolved_device
+from prophet_gym.specs import FIRST_CAMERA
 from prophrl_algos.cli._options import EnvOptions, PolicyOptions, TrainLoad
 from prophrl_algos.sft import SftConfig
 
@@ -45,11 +46,18 @@ def main(args: Args) -> None:
     from prophrl_algos.sft import LAST, sft
     from prophrl_algos.vla import SmallVLA
 
-    env = args.make_env(1)
+    # The env says how large actions are; what the policy sees is in the recordings.
+    env = replace(args, cameras=(FIRST_CAMERA,)).make_env(1)
     policy = make_policy(args.policy, env, None, resolved_device(args.device), args.load.options(args.env))
     env.close()
     demonstrations = read_demonstrations(
-        policy, args.data, tasks=args.tasks, modes=args.modes, failing=args.failing, without=args.without
+        policy,
+        args.data,
+        tasks=args.tasks,
+        modes=args.modes,
+        failing=args.failing,
+        without=args.without,
+        cameras=args.cameras,
     )
     if isinstance(policy, SmallVLA):
         policy.fit_actions(demonstrations.all_actions())
