@@ -86,7 +86,8 @@ class InitialState:
         task: Number of the task in its suite.
         index: Number of the initial state in its task.
         split: `train` (random resets), `official` (evaluation and demo only) or a name of your own.
-        extra: Further arrays by name, e.g. `gripper_position` (3,) in metres.
+        extra: Further arrays by name, e.g. `gripper_position` (3,) in metres, or what a second camera sees at the last
+            frame, `wrist_image` (1, h, w, 3), and the robot's `state` (8,).
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]

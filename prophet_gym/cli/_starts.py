@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from prophet_gym._arguments import Arguments, Items, OutFolder, Tasks, Whole
+from prophet_gym._arguments import Arguments, Cameras, Items, OutFolder, Tasks, Whole
+from prophet_gym._registration import SUITES
+from prophet_gym.specs import FIRST_CAMERA
 
 SPLITS: tuple[Literal["official", "train"], ...] = ("official", "train")
 
@@ -23,7 +25,7 @@ class Args(Arguments):
     """Folder for both splits, read by `starts=OUT/train`; by default the checkpoint's folder `starts`, which
     `starts="train"` reads."""
     suite: str = "libero_object"
-    """Suite of tasks, for example `libero_object` or `libero_goal`."""
+    """Suite of tasks, for example `libero_object` or `libero_goal`; `all` is LIBERO's four, together."""
     look: str | None = None
     """Look of the simulator: `light`, `light-v2` or `official`; the checkpoint's by default."""
     size: Annotated[int, Whole(8, 4096)] | None = None
@@ -32,6 +34,8 @@ class Args(Arguments):
     """Number of initial states of each task in each split."""
     tasks: Tasks = ()
     """Numbers of the tasks, for example `--tasks 0 2 5`; all by default."""
+    cameras: Cameras = (FIRST_CAMERA,)
+    """Cameras to render: `agentview`, or `agentview wrist`, which also stores the robot's state."""
 
 
 def main(args: Args) -> None:
@@ -43,16 +47,18 @@ def main(args: Args) -> None:
     from prophet_gym.specs import InitialState
 
     out, look, size = resolved(args)
-    tasks = args.tasks or tuple(range(simulator_of(args.suite).tasks))
+    suites = tuple(SUITES) if args.suite == "all" else (args.suite,)
+    jobs = [(suite, task) for suite in suites for task in args.tasks or range(simulator_of(suite).tasks)]
+    how = {"look": look, "size": size, "cameras": args.cameras}
 
     def rendered(split: Literal["train", "official"], bar: tqdm) -> Iterator[InitialState]:
-        for task in tasks:
-            for start in render_initial_states(args.suite, task, split, args.per_task, look=look, size=size):
+        for suite, task in jobs:
+            for start in render_initial_states(suite, task, split, args.per_task, **how):
                 bar.update()
                 yield start
 
     for split in SPLITS:
-        with tqdm(total=len(tasks) * args.per_task, desc=f"{args.suite} {split}", unit="start") as bar:
+        with tqdm(total=len(jobs) * args.per_task, desc=f"{args.suite} {split}", unit="start") as bar:
             written = write_initial_states(out / split, rendered(split, bar))
         print(f"{out / split}: {size}x{size} pixels, look {look}, {written / 1e6:.1f} MB")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path, PurePosixPath
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import UInt8
@@ -158,14 +158,30 @@ def write_initial_states(directory: Path | str, states: Iterable[InitialState], 
     folder = Path(directory)
     entries: list[dict[str, object]] = []
     sheets: dict[str, bytes] = {}
-    for members in _full_sheets(starts):
-        data = _encode_sheet(np.concatenate([state.frames for state in members]), quality)
+
+    def sheet_of(frames: list[np.ndarray]) -> str:
+        data = _encode_sheet(np.concatenate(frames), quality)
         # Named by its contents: a reader of the old index still opens the old sheets.
         name = f"{hashlib.sha256(data).hexdigest()[:16]}.webp"
-        sheets[name], cell = data, 0
+        sheets[name] = data
+        return name
+
+    for members in _full_sheets(starts):
+        name, cell = sheet_of([state.frames for state in members]), 0
+        begin = len(entries)
         for state in members:
             entries.append(_entry(state, name, cell))
             cell += len(state.frames)
+        # Images of other cameras, which are in `extra`, have sheets of their own, in the order of the frames.
+        for view in dict.fromkeys(name for state in members for name in _views(state)):
+            shown = [
+                (place, _views(state)[view]) for place, state in enumerate(members, begin) if view in _views(state)
+            ]
+            name, cell = sheet_of([frames for _, frames in shown]), 0
+            for place, frames in shown:
+                views: Any = entries[place].setdefault("views", {})
+                views[view] = {"sheet": name, "cell": cell, "frames": len(frames)}
+                cell += len(frames)
     text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": entries}, indent=0) + "\n"
     with atomic_directory(folder, last=INDEX_NAME) as temporary:
         for name, data in sheets.items():
@@ -200,11 +216,12 @@ def _read(folder: Path) -> InitialStates:
             raise CheckpointError(f"{path} must have format {FORMAT!r}, got {shown(repr(index['format']))}")
         size = (require_count("height", index["height"]), require_count("width", index["width"]))
         names = {entry["sheet"] for entry in index["starts"]}
+        names |= {view["sheet"] for entry in index["starts"] for view in entry.get("views", {}).values()}
         outside = [name for name in names if name in ("", ".", "..") or Path(name).name != name]
         if outside:
             raise CheckpointError(f"{path} must name sheets in its own folder, got {listed(outside)}")
         sheets = {name: _decode_sheet(folder / name, size) for name in names}
-        return InitialStates([_state(entry, sheets[entry["sheet"]]) for entry in index["starts"]])
+        return InitialStates([_state(entry, sheets) for entry in index["starts"]])
     except CheckpointError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
@@ -247,15 +264,27 @@ def _decode_sheet(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "n h w
     return np.ascontiguousarray(cells).reshape(-1, height, width, 3)
 
 
+def _views(state: InitialState) -> dict[str, UInt8[np.ndarray, "t h w 3"]]:
+    """Return what `extra` holds of other cameras: one to four frames, as large as the state's own."""
+    own = state.frames.shape[1:]
+    arrays = {name: value for name, value in state.extra.items() if isinstance(value, np.ndarray)}
+    return {n: v for n, v in arrays.items() if v.dtype == np.uint8 and v.shape[1:] == own and 1 <= len(v) <= 4}
+
+
 def _entry(state: InitialState, sheet: str, cell: int) -> dict[str, object]:
-    extra = {name: {"dtype": str(v.dtype), "values": np.asarray(v).tolist()} for name, v in state.extra.items()}
+    numbers = {name: value for name, value in state.extra.items() if name not in _views(state)}
+    extra = {name: {"dtype": str(v.dtype), "values": np.asarray(v).tolist()} for name, v in numbers.items()}
     facts = {name: getattr(state, name) for name in FACTS}
     return {"sheet": sheet, "cell": cell, "frames": len(state.frames), **facts, "extra": extra}
 
 
-def _state(entry: dict, cells: UInt8[np.ndarray, "n h w 3"]) -> InitialState:
-    frames = cells[entry["cell"] : entry["cell"] + entry["frames"]].copy()
+def _state(entry: dict, sheets: Mapping[str, UInt8[np.ndarray, "n h w 3"]]) -> InitialState:
+    def cut(place: dict) -> UInt8[np.ndarray, "t h w 3"]:
+        return sheets[place["sheet"]][place["cell"] : place["cell"] + place["frames"]].copy()
+
+    frames = cut(entry)
     extra = {name: np.asarray(item["values"], dtype=item["dtype"]) for name, item in entry["extra"].items()}
+    extra |= {name: cut(place) for name, place in entry.get("views", {}).items()}
     entry = {"split": entry.get("start_set"), **entry}  # the key before 0.1
     return InitialState(frames=frames, extra=extra, **{name: entry[name] for name in FACTS})
 

@@ -1,6 +1,8 @@
 """Two cameras and the robot's state, on a toy simulator and on toy dreams: both worlds have the same spaces."""
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,21 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from prophet_gym.envs import ProphetEnv, ProphetTorchVectorEnv, ProphetVectorEnv, ShortenedChunk
+from prophet_gym.cli import _collect as command
+from prophet_gym.cli import _starts as starts_command
+from prophet_gym.data._recording import begin_recording, list_episodes, read_episode
+from prophet_gym.envs import (
+    ProphetEnv,
+    ProphetTorchVectorEnv,
+    ProphetVectorEnv,
+    ShortenedChunk,
+    read_initial_states,
+    write_initial_states,
+)
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.sims import simulator
+from prophet_gym.sims._initial_states import render_initial_states
+from prophet_gym.sims._recorder import Plan, collect
 from prophet_gym.sims.env import SimulatorVectorEnv
 from prophet_gym.sims.simulator import HasWristCamera, check_cameras, register_simulator, simulator_of
 from prophet_gym.testing import CountingWorldModel, assert_same, check_prophet_env, counting_starts
@@ -164,3 +178,69 @@ def test_what_names_no_cameras_is_refused(pushing, cameras, message, monkeypatch
 
 def test_any_order_is_one_order(pushing):
     assert simulated(cameras=np.array(["wrist", "agentview"])).cameras == BOTH
+
+
+def test_collect_records_both_cameras_and_the_same_episodes(pushing, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out, cameras in ((one, BOTH[:1]), (two, BOTH)):
+        command.main(
+            command.Args(out, suite="pushing_wrist", tasks=(0, 1), episodes=3, look="flat", workers=1, cameras=cameras)
+        )
+    for path, other in zip(list_episodes(one), list_episodes(two), strict=True):
+        alone, both = read_episode(path), read_episode(other)
+        np.testing.assert_array_equal(alone.actions, both.actions)
+        np.testing.assert_array_equal(alone.frames(), both.frames())
+        assert (alone.cameras, both.cameras) == (BOTH[:1], BOTH)
+        assert both.frames(camera="wrist").shape == both.frames().shape
+        np.testing.assert_array_equal(both.sim.robot_state[:, :3], both.sim.gripper_position)
+    # Continued where it was stopped: one episode is missing.
+    list_episodes(two)[0].unlink()
+    plan = Plan("pushing_wrist", (0, 1), 3, 0, "flat", cameras=BOTH)
+    assert collect(plan, two, workers=1) == 1
+    with pytest.raises(ValueError, match=r"cameras=\['agentview'\] and cannot take cameras="):
+        collect(plan, one, workers=1)
+    with pytest.raises(UnknownOptionError, match="unknown camera of pushing 'wrist'"):
+        collect(replace(plan, suite="pushing"), tmp_path / "none", workers=1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_all_suites_go_into_folders_of_their_own(tmp_path):
+    folders = command.folders_of(command.Args(tmp_path, suite="all"))
+    assert set(folders) == {"libero_spatial", "libero_object", "libero_goal", "libero_10"}
+    assert all(folder == tmp_path / suite for suite, folder in folders.items())
+    assert command.folders_of(command.Args(tmp_path)) == {"libero_object": tmp_path}
+
+
+def test_a_recording_that_names_no_camera_is_of_one(tmp_path):
+    begin_recording(tmp_path, {"suite": "pushing"}, ["suite"])
+    begin_recording(tmp_path, {"suite": "pushing", "cameras": ["agentview"]}, ["suite", "cameras"])
+    with pytest.raises(ValueError, match="choose another --out"):
+        begin_recording(tmp_path, {"suite": "pushing", "cameras": list(BOTH)}, ["suite", "cameras"])
+
+
+def test_starts_hold_both_cameras_and_the_state(pushing, tmp_path):
+    options = {"look": "flat", "size": 32, "cameras": BOTH}
+    starts = [start for task in (0, 1) for start in render_initial_states("pushing_wrist", task, "train", 2, **options)]
+    plain = list(render_initial_states("pushing_wrist", 1, "train", 1, look="flat", size=32))
+    # Some with one camera, some with two, in one folder.
+    write_initial_states(tmp_path, [*plain, *starts], quality=101)
+    assert len(list(tmp_path.glob("*.webp"))) == 2
+    for found, expected in zip(read_initial_states(tmp_path), [*plain, *starts], strict=True):
+        np.testing.assert_array_equal(found.frames, expected.frames)
+        assert set(found.extra) == set(expected.extra)
+        for name, value in expected.extra.items():
+            np.testing.assert_array_equal(found.extra[name], value)
+            assert found.extra[name].dtype == value.dtype
+    assert found.extra["wrist_image"].shape == (1, 32, 32, 3)
+    assert found.extra["state"].dtype == np.float32
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert "wrist_image" not in index["starts"][1]["extra"], "images lie in sheets"
+
+
+def test_one_command_makes_starts_of_both_cameras(pushing, tmp_path):
+    words = starts_command.Args(out=tmp_path, suite="pushing_wrist", look="flat", size=32, per_task=2, cameras=BOTH)
+    starts_command.main(words)
+    for split in ("train", "official"):
+        states = read_initial_states(tmp_path / split)
+        assert [(state.task, state.index) for state in states] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert all(state.extra["state"].shape == (8,) for state in states)
