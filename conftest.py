@@ -97,7 +97,7 @@ def record():
     from prophet_gym.data._episode import Simulation
     from prophet_gym.data._recording import META, episode_path, simulated_episode, write_episode
 
-    def make(folder, index, success=True, *, steps=5, shade=0, frames=None, **about):
+    def make(folder, index, success=True, *, steps=5, shade=0, frames=None, wrist_frames=None, **about):
         values = {
             "gripper_position": np.zeros((steps + 1, 3), np.float32),
             "gripper_quaternion": np.tile(np.float32([0, 0, 0, 1]), (steps + 1, 1)),
@@ -121,6 +121,7 @@ def record():
         path = episode_path(folder, episode.sim.task, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         (folder / META).write_text(json.dumps({"starts": "train"}))
-        write_episode(path, episode, np.full((steps + 1, 64, 64, 3), shade, np.uint8) if frames is None else frames)
+        frames = np.full((steps + 1, 64, 64, 3), shade, np.uint8) if frames is None else frames
+        write_episode(path, episode, frames, wrist_frames)
 
     return make

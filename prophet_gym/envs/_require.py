@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from prophet_gym._checks import require_count, require_when
+from prophet_gym.envs._plain import require_cameras, require_flag
 from prophet_gym.errors import InvalidActionError, InvalidRewardError
 from prophet_gym.specs import FIRST_CAMERA
 from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, ShowsWrist, TracksGripper, WorldModel
@@ -156,18 +157,21 @@ def _named(thing: object) -> str:
     return f"the class {thing.__name__}" if isinstance(thing, type) else f"this {type(thing).__name__}"
 
 
-def require_gripper(world_model: WorldModel) -> None:
-    """Raise ValueError unless the world model tracks the gripper."""
-    if not isinstance(world_model, TracksGripper):
-        wanted = "proprioception needs a world model that tracks the gripper (read_gripper)"
-        raise ValueError(f"{wanted}, and this {type(world_model).__name__} does not; leave it out")
-
-
-def require_wrist(world_model: WorldModel, cameras: Sequence[str]) -> None:
-    """Raise ValueError unless the world model dreams the wrist camera, beside the one that every model has."""
-    if not isinstance(world_model, ShowsWrist):
+def require_abilities(world_model: WorldModel, proprioception: object, cameras: object) -> tuple[bool, tuple[str, ...]]:
+    """Return both options, checked; ValueError unless the world model has what they ask for."""
+    if told := require_flag("proprioception", proprioception):
+        _require_gripper(world_model)
+    names = require_cameras(cameras)
+    if len(names) > 1 and not isinstance(world_model, ShowsWrist):
         raise ValueError(
-            f"cameras={tuple(cameras)} need weights that dream the wrist camera (read_wrist), and this "
+            f"cameras={names} need weights that dream the wrist camera (read_wrist), and this "
             f"{type(world_model).__name__} dreams {FIRST_CAMERA!r} alone: leave cameras out, or take the simulator "
             "(LIBERO-*), which has both"
         )
+    return told, names
+
+
+def _require_gripper(world_model: WorldModel) -> None:
+    if not isinstance(world_model, TracksGripper):
+        wanted = "proprioception needs a world model that tracks the gripper (read_gripper)"
+        raise ValueError(f"{wanted}, and this {type(world_model).__name__} does not; leave it out")

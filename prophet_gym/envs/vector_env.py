@@ -16,16 +16,15 @@ from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation,
 from prophet_gym.envs._initial_states import InitialStates, require_frames
 from prophet_gym.envs._on_demand import as_choosing, footage, look, require_render
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
-from prophet_gym.envs._plain import Cameras, require_cameras, require_flag
+from prophet_gym.envs._plain import Cameras
 from prophet_gym.envs._require import (
     read_rewards,
+    require_abilities,
     require_chunk,
-    require_gripper,
     require_open,
     require_reward_model,
     require_threshold,
     require_world_model,
-    require_wrist,
 )
 from prophet_gym.envs._snapshots import pack_row, unpack_row
 from prophet_gym.envs._sub_env import Row
@@ -114,14 +113,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             ValueError: `world_model` or `reward_model` does not fit its protocol, or the gripper is not tracked.
             InvalidStartError: An initial state does not fit the world model's frames.
         """
-        world_model = require_world_model(world_model)
+        self.world_model = world_model = require_world_model(world_model)
         self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
-        self._reads_gripper = require_flag("proprioception", proprioception)
-        if self._reads_gripper:
-            require_gripper(world_model)
-        cameras = require_cameras(cameras)
-        if len(cameras) > 1:
-            require_wrist(world_model, cameras)
+        self._reads_gripper, cameras = require_abilities(world_model, proprioception, cameras)
         super().__init__(
             num_envs,
             _action_space(world_model, action_spec),
@@ -133,7 +127,6 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             proprioception=self._reads_gripper,
             cameras=cameras,
         )
-        self.world_model = world_model
         self.reward_model = require_reward_model(reward_model)
         self.starts = starts if isinstance(starts, InitialStates) else InitialStates(starts)
         for start in self.starts:

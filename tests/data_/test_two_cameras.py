@@ -120,21 +120,3 @@ def test_one_and_two_cameras_are_exported_apart(recording, tmp_path):
         export_recording(recording, tmp_path / "set")
     assert not (tmp_path / "set").exists()
     assert export_recording(recording, tmp_path / "set", without=["task_02/episode_00000"]) == 2
-
-
-@pytest.mark.vla
-def test_lerobots_own_reader_reads_the_export(recording, tmp_path):
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    export_recording(recording, tmp_path / "set")
-    data = LeRobotDataset("local/libero", root=tmp_path / "set", video_backend="pyav")
-    assert (data.num_episodes, len(data), data.fps) == (2, sum(STEPS.values()), 20)
-    assert data.meta.camera_keys == list(BOTH_CAMERAS)
-    row = data[STEPS[0] + 3]
-    episode = episode_of(1, 8)
-    np.testing.assert_array_equal(row["observation.state"], episode.sim.robot_state[3])
-    np.testing.assert_array_equal(row["action"], episode.actions[3])
-    assert row["task"] == "do task 1"
-    for feature, shade in zip(BOTH_CAMERAS, (120, 200), strict=True):
-        assert row[feature].shape == (3, 64, 96)
-        assert float(row[feature][:, 32, 10].mean()) * 255 == pytest.approx(shade + 3, abs=3)

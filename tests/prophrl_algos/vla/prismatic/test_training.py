@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym.errors import UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
+from prophrl_algos._demonstrations import read_demonstrations
 from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.flow import FlowSchedule, rescore, sample, select_obs
 from prophrl_algos.rollout import Grouping, begin_from_starts
@@ -148,3 +150,21 @@ def test_tiny_ones_need_no_files_and_survive_a_round_trip(made, seen, tmp_path):
             found.append(one.velocity(one.encode(obs, grad=False), x, t))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_both_cameras_and_the_state_of_a_recording_are_cloned(loaded, record, tmp_path):
+    state = np.random.default_rng(0).uniform(-0.4, 0.4, (5, 8)).astype(np.float32)
+    wrist = np.full((5, 64, 64, 3), 200, np.uint8)
+    record(tmp_path / "two", 0, steps=4, shade=90, wrist_frames=wrist, robot_state=state)
+    record(tmp_path / "one", 0, steps=4, shade=90)
+    policy, both = loaded("vla-adapter"), ("agentview", "wrist")
+    found = read_demonstrations(policy, [tmp_path / "two"], cameras=both)
+    assert found.obs["image"].shape[:2] == (4, 2)
+    levels = found.obs["image"].float().mean(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(levels, torch.tensor([90.0, 200.0]), atol=2.0, rtol=0.0)
+    expected = policy.shown_state({"state": state[:-1]}, 4).clamp(-1, 1)
+    torch.testing.assert_close(found.obs["state"], expected)
+    with pytest.raises(ValueError, match="this policy reads 8 numbers of the robot's state"):
+        read_demonstrations(policy, [tmp_path / "two"])
+    with pytest.raises(UnknownOptionError, match=r"unknown camera of .* 'wrist'\. Known: agentview"):
+        read_demonstrations(policy, [tmp_path / "one"], cameras=both)
