@@ -178,7 +178,7 @@ def _info(episode: Episode, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, A
         "data_path": _DATA_PATH,
         "video_path": _VIDEO_PATH,
         "features": {
-            **{feature: _video_feature(*size, fps) for feature, size in sizes.items()},
+            **{feature: _video_feature(size, fps) for feature, size in sizes.items()},
             **{name: vector(vectors[name]) for name in order},
             "next.success": number("bool"),
             "timestamp": number("float32"),
@@ -187,7 +187,8 @@ def _info(episode: Episode, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, A
     }
 
 
-def _video_feature(height: int, width: int, fps: float | int) -> dict[str, Any]:
+def _video_feature(size: tuple[int, ...], fps: float | int) -> dict[str, Any]:
+    height, width = size
     video = {"video.height": height, "video.width": width, "video.channels": 3, "video.fps": fps}
     codec = {"video.codec": "h264", "video.pix_fmt": "yuv444p", "video.is_depth_map": False, "has_audio": False}
     names = ["height", "width", "channels"]
