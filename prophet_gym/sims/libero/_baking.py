@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 BAKING_VERSION = 1
 """Rises when the same mesh gets another texture than before."""
@@ -92,7 +92,7 @@ class Surface:
         drawn = rng.choice(len(corners), _SAMPLES, p=area / area.sum())
         self._faces = np.concatenate([np.arange(len(corners)), drawn])
         weights = np.concatenate([np.full((len(corners), 3), 1 / 3), rng.dirichlet(np.ones(3), _SAMPLES)])
-        self._tree = cKDTree(np.einsum("sc,scd->sd", weights, corners[self._faces]))
+        self._tree = KDTree(np.einsum("sc,scd->sd", weights, corners[self._faces]))
 
     def texture_coordinates(
         self, points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"]
@@ -120,10 +120,10 @@ def _colours(pixels: UInt8[np.ndarray, "h w c"], uv: Float[np.ndarray, "n 2"]) -
     bordered = cv2.copyMakeBorder(pixels, 1, 1, 1, 1, cv2.BORDER_WRAP)
     places = (uv % 1.0) * [width, height] + 0.5
     # OpenCV maps at most 32,767 rows at once.
-    read = [
-        cv2.remap(bordered, *np.ascontiguousarray(part.T[..., None], np.float32), cv2.INTER_LINEAR)
-        for part in np.array_split(places, -(-len(places) // 30_000))
-    ]
+    read = []
+    for part in np.array_split(places.astype(np.float32), -(-len(places) // 30_000)):
+        columns, rows = (np.ascontiguousarray(each[:, None]) for each in part.T)
+        read.append(cv2.remap(bordered, columns, rows, cv2.INTER_LINEAR))
     return np.concatenate(read).reshape(-1, channels)
 
 

@@ -191,7 +191,7 @@ def _key(recipe: "_Recipe") -> str:
     digest = hashlib.sha256(how.encode())
     for part in (mesh.vertices, mesh.faces, mesh.normals, mesh.uv, recipe.pixels):
         if part is not None:
-            digest.update(np.ascontiguousarray(part))
+            digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()[:24]
 
 
@@ -251,9 +251,9 @@ def lighten(
             large[index] = recipe, cache_dir() / "meshes" / f"{_key(recipe)}.npz"
     absent = [each for each in large.values() if not each[1].exists()]
     for recipe, path in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
-        parts = _made(recipe)
+        parts: dict[str, Any] = {name: part for name, part in _made(recipe).items() if part is not None}
         with keeping(path), atomic_file(path) as temporary:
-            np.savez_compressed(temporary, **{name: part for name, part in parts.items() if part is not None})
+            np.savez_compressed(temporary, **parts)
     made: set[int] = set()
     for index, (recipe, path) in large.items():
         with np.load(path, allow_pickle=False) as stored:
