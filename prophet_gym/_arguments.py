@@ -52,9 +52,13 @@ class Number(Check):
 
 @dataclass(frozen=True)
 class Several(Check):
-    """Different values, since one that is given twice would be counted twice; at least one unless `none` may be."""
+    """Different values, since one that is given twice would be counted twice; at least one unless `none` may be.
+
+    `needed` is one that must be among them.
+    """
 
     none: bool = False
+    needed: str | None = None
 
     def __call__(self, name: str, value: Any) -> None:
         if not len(value) and not self.none:
@@ -62,6 +66,8 @@ class Several(Check):
         twice = sorted({str(each) for each in value if list(value).count(each) > 1})
         if twice:
             raise ValueError(f"{name} must be different, got {', '.join(twice)} more than once")
+        if self.needed is not None and self.needed not in value:
+            raise ValueError(f"{name} must include {self.needed}, got {', '.join(map(str, value))}")
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ OutFolder = Annotated[Path, Writable(folder=True)]
 OutFile = Annotated[Path, Writable()]
 TaskNumber = Annotated[int, Whole(0, 10**6)]
 Tasks = Annotated[tuple[TaskNumber, ...], Several(none=True)]  # none means all
-Cameras = Annotated[tuple[Literal["agentview", "wrist"], ...], Several()]
+Cameras = Annotated[tuple[Literal["agentview", "wrist"], ...], Several(needed="agentview")]
 SomeTasks = Annotated[tuple[TaskNumber, ...], Several()]
 
 

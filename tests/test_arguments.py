@@ -12,6 +12,7 @@ import tyro
 
 from prophet_gym._arguments import (
     Arguments,
+    Cameras,
     Count,
     Device,
     DeviceOrAuto,
@@ -46,6 +47,7 @@ class Args(Arguments):
     tasks: Tasks = ()
     some: SomeTasks = (0,)
     horizons: Annotated[tuple[Count, ...], Several()] = (8,)
+    cameras: Cameras = ("agentview",)
     most: Count | None = None
     out: OutFolder = Path("out")
     json: OutFile | None = None
@@ -75,6 +77,8 @@ class Args(Arguments):
         ({"some": ()}, "some must have at least one value, got none"),
         ({"horizons": ()}, "horizons must have at least one value"),
         ({"horizons": (8, 0)}, "horizons must be an integer of at least 1, got 0"),
+        ({"cameras": ("wrist",)}, "cameras must include agentview, got wrist"),
+        ({"cameras": ("agentview", "agentview")}, "cameras must be different, got agentview more than once"),
         ({"most": 0}, "most must be an integer of at least 1, got 0"),
     ],
 )

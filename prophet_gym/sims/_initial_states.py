@@ -31,7 +31,7 @@ def render_initial_states(
     """
     simulator = check_task(suite, task, look)
     check_split(suite, split)
-    check_cameras(suite, cameras)
+    cameras = check_cameras(suite, cameras)
     if split == "official" and count > simulator.official_states:
         raise ValueError(f"a task has {simulator.official_states} official starts, got count={count}")
     with closing(simulator(suite, task, look=look, size=size)) as sim:

@@ -6,7 +6,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -251,7 +251,7 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     if plan.mode is not None and plan.mode not in simulator.modes:
         raise unknown_option("mode", plan.mode, simulator.modes)
     check_split(plan.suite, "train" if plan.starts == "random" else "official")
-    check_cameras(plan.suite, plan.cameras)
+    plan = replace(plan, cameras=check_cameras(plan.suite, plan.cameras))
     recorded_facts(simulator.robot)  # before anything is written: what an episode of this robot needs must be known
     require_main_guard()
     workers = require_count("workers", workers)

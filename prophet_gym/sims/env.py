@@ -11,7 +11,7 @@ from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
-from prophet_gym.envs._plain import Cameras, require_cameras, require_flag, require_tasks
+from prophet_gym.envs._plain import Cameras, require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
 from prophet_gym.envs.single_env import SingleEnv
 from prophet_gym.errors import InvalidStartError
@@ -95,8 +95,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         size = require_count("size", size)
         self._bounds = robot.action_spec
         self._tells_gripper = require_flag("proprioception", proprioception)
-        cameras = require_cameras(cameras)
-        check_cameras(suite, cameras)
+        cameras = check_cameras(suite, cameras)
         super().__init__(
             num_envs,
             chunk_box(self._bounds, chunk),

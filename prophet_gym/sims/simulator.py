@@ -14,15 +14,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from prophet_gym._checks import unknown_option
+from prophet_gym._registration import PERTURBED, SUITES
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 
 _GROUP = "prophet_gym.simulators"
 _LIBERO = "prophet_gym.sims.libero.simulator:LiberoSimulator"
 _PERTURBED = "prophet_gym.sims.libero._perturbed:PerturbedLiberoSimulator"
-_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
-_REGISTERED: dict[str, str] = dict.fromkeys(_SUITES, _LIBERO) | {
-    f"{suite}_{kind}": _PERTURBED for suite in _SUITES for kind in ("object", "swap", "lan", "task")
+_REGISTERED: dict[str, str] = dict.fromkeys(SUITES, _LIBERO) | {
+    f"{suite}_{end}": _PERTURBED for suite in SUITES for end in PERTURBED.values()
 }
 
 
@@ -141,7 +141,7 @@ class Simulator(Arm, Protocol):
 
 @runtime_checkable
 class HasWristCamera(Protocol):
-    """A simulator that also shows what a camera at the hand sees, and the robot's state as policies read it."""
+    """Declare that a simulator also shows what a camera at the hand sees, and the robot's state as policies read it."""
 
     def render_wrist(self) -> UInt8[np.ndarray, "h w 3"]:
         """Draw what the camera at the hand sees at this moment, as `render` does."""
@@ -184,12 +184,20 @@ def check_split(suite: str, split: str) -> None:
         raise unknown_option("split", split, splits)
 
 
-def check_cameras(suite: str, cameras: Sequence[str]) -> None:
-    """Raise UnknownOptionError unless the simulator of a suite has these cameras, names of `specs.CAMERAS`."""
+def check_cameras(suite: str, cameras: Sequence[str] | np.ndarray) -> tuple[str, ...]:
+    """Return names of cameras in the order of `specs.CAMERAS`; UnknownOptionError unless a suite's simulator has them.
+
+    ValueError unless the first camera is among them, and each at most once.
+    """
+    # It imports torch, which a process that only simulates does without.
+    from prophet_gym.envs._plain import require_cameras
+
+    names = require_cameras(cameras)
     own = tuple(CAMERAS) if issubclass(simulator_of(suite), HasWristCamera) else (FIRST_CAMERA,)
-    for camera in cameras:
+    for camera in names:
         if camera not in own:
             raise unknown_option(f"camera of {suite}", camera, own)
+    return names
 
 
 def check_task(suite: str, task: int | None = None, look: str | None = None) -> SimulatorClass:
