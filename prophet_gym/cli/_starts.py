@@ -14,7 +14,7 @@ SPLITS: tuple[Literal["official", "train"], ...] = ("official", "train")
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Render the initial states of both splits: `prophet starts --world-model FOLDER --suite libero_goal`.
+    """Render the initial states of all splits of a suite: `prophet starts --world-model FOLDER --suite libero_goal`.
 
     Frame size and look are the checkpoint's; without a checkpoint they are 128 pixels and `light`.
     """
@@ -57,7 +57,8 @@ def main(args: Args) -> None:
                 bar.update()
                 yield start
 
-    for split in SPLITS:
+    # Perturbed suites have official states alone.
+    for split in [each for each in SPLITS if all(each in simulator_of(suite).splits for suite in suites)]:
         with tqdm(total=len(jobs) * args.per_task, desc=f"{args.suite} {split}", unit="start") as bar:
             written = write_initial_states(out / split, rendered(split, bar))
         print(f"{out / split}: {size}x{size} pixels, look {look}, {written / 1e6:.1f} MB")

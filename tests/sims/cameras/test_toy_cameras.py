@@ -197,11 +197,20 @@ def test_collect_records_both_cameras_and_the_same_episodes(pushing, tmp_path):
     list_episodes(two)[0].unlink()
     plan = Plan("pushing_wrist", (0, 1), 3, 0, "flat", cameras=BOTH)
     assert collect(plan, two, workers=1) == 1
+    assert collect(replace(plan, cameras=BOTH[::-1]), two, workers=1) == 0, "any order is one order"
     with pytest.raises(ValueError, match=r"cameras=\['agentview'\] and cannot take cameras="):
         collect(plan, one, workers=1)
     with pytest.raises(UnknownOptionError, match="unknown camera of pushing 'wrist'"):
         collect(replace(plan, suite="pushing"), tmp_path / "none", workers=1)
+    with pytest.raises(ValueError, match="must name 'agentview', which every world has"):
+        collect(replace(plan, cameras=BOTH[1:]), tmp_path / "none", workers=1)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_suite_of_one_split_gets_starts_of_that_one(pushing, tmp_path, monkeypatch):
+    monkeypatch.setattr(simulator_of("pushing"), "splits", ("official",))
+    starts_command.main(starts_command.Args(out=tmp_path, suite="pushing", look="flat", size=32, per_task=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["official"]
 
 
 def test_all_suites_go_into_folders_of_their_own(tmp_path):
