@@ -30,10 +30,13 @@ def main(args: Args) -> None:
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data._recording import begin_recording, list_episodes, read_episode, read_meta, write_episode
     from prophet_gym.evaluation._open_loop import dreamt_frames
+    from prophet_gym.specs import FIRST_CAMERA
 
     world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))
     paths = list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]
-    meta = read_meta(args.data) | {"dreamt_by": args.world_model, "dream_seed": args.seed}
+    # A dream shows the first camera, whatever was recorded.
+    about = {"dreamt_by": args.world_model, "dream_seed": args.seed, "cameras": [FIRST_CAMERA]}
+    meta = read_meta(args.data) | about
     begin_recording(args.out, meta, same=tuple(meta))
     targets = [args.out / path.relative_to(args.data) for path in paths]
     missing = [(path, target) for path, target in zip(paths, targets, strict=True) if not target.exists()]

@@ -26,6 +26,7 @@ def test_frames_are_dreamt_and_labels_kept(checkpoint, recording, tmp_path, caps
     meta = json.loads((out / META).read_text())
     assert meta["starts"] == "official"  # still refused as training data
     assert meta["dreamt_by"] == str(checkpoint)
+    assert meta["cameras"] == ["agentview"]
     main(Args(data=recording, out=out, world_model=str(checkpoint), batch_size=2))
     assert "wrote 0 episodes" in capsys.readouterr().out
     with pytest.raises(ValueError, match="cannot take dream_seed=1"):
