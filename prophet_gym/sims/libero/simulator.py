@@ -99,7 +99,8 @@ class LiberoSimulator:
         return {**MIXTURE}
 
     def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
-        """Return the actions of a script, see `experts.script`; outside libero_object it plans from the task's goal."""
+        """Return the actions of a script, see `_experts.script`; outside libero_object plan from the task's goal."""
+        # To explore needs no goal, and `script` names the modes where it does not know one.
         if self.suite == "libero_object" or mode in EXPLORATION or mode not in MODES:
             return script(self, rng, cast("Mode", mode))
         return planned_script(Scene(self), rng, cast("Mode", mode))

@@ -1,6 +1,6 @@
 """Skills on what is fixed in a scene: open and close drawers and doors, turn knobs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float
@@ -17,19 +17,18 @@ from prophet_gym.sims.libero.planned._tool import (
 )
 
 ENOUGH = 0.144
-"""Metres to which a drawer is opened, as little as LIBERO takes for open: it may hang over things."""
+"""Metres that a drawer is opened: hardly more than LIBERO asks for (0.14), since an open drawer hangs over things."""
 PULL = 0.172
-"""Metres that a drawer's handle is pulled: LIBERO calls it open from 0.14 on."""
+"""Metres from the grasp to where the hand is sent; it stops when the drawer is open."""
 
 
-def handle_of(tool: Tool, drawer: str) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Return middle and direction of a drawer's handle, and the direction in which the drawer opens."""
+def handle_of(tool: Tool, drawer: str) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Return the middle of a drawer's handle and the direction in which the drawer opens."""
     _, axis, _ = tool.scene.joint(drawer)
     out = axis * tool.scene.opening(drawer)
     boxes = tool.scene.moving_boxes(drawer)
     bar = int(np.argmax(boxes.centre @ out))
-    long = boxes.rotation[bar][:, int(np.argmax(boxes.half[bar]))]
-    return boxes.centre[bar], long, out
+    return boxes.centre[bar], out
 
 
 def open_drawer(tool: Tool, drawer: str) -> Iterator[np.ndarray]:
@@ -38,7 +37,7 @@ def open_drawer(tool: Tool, drawer: str) -> Iterator[np.ndarray]:
     lean = 1.1
     for _ in range(style.attempts):
         shift, tool.shift = tool.shift, np.zeros(3)
-        bar, _, out = handle_of(tool, drawer)
+        bar, out = handle_of(tool, drawer)
         facing = leaning(-out[:2], lean) * across(out[:2])
         pointing = facing.apply(-UP)
         yield from tool.squeeze(OPEN, 1)
@@ -64,7 +63,7 @@ def open_drawer(tool: Tool, drawer: str) -> Iterator[np.ndarray]:
 def close_drawer(tool: Tool, drawer: str) -> Iterator[np.ndarray]:
     """Push the handle with closed fingers, the hand leaning to the drawer, until it is closed."""
     shift, tool.shift = tool.shift, np.zeros(3)
-    bar, _, out = handle_of(tool, drawer)
+    bar, out = handle_of(tool, drawer)
     facing = leaning(-out[:2], 0.9) * across(out[:2])
     pointing = facing.apply(-UP)
     yield from tool.squeeze(CLOSE, 1)
@@ -75,7 +74,7 @@ def close_drawer(tool: Tool, drawer: str) -> Iterator[np.ndarray]:
     yield from retreat(tool, back=0.08 * out + 0.02 * UP)
 
 
-def _press(tool: Tool, name: str, aim) -> Iterator[np.ndarray]:
+def _press(tool: Tool, name: str, aim: Callable[[], Float[np.ndarray, "3"]]) -> Iterator[np.ndarray]:
     """Follow `aim` until `name` is closed, and a little longer."""
     for _ in range(100):
         if tool.scene.holds(("close", name)):
@@ -109,6 +108,7 @@ def close_door(tool: Tool, door: str) -> Iterator[np.ndarray]:
     start = at(angle, 0.07) + shift
     yield from tool.route(start, below=0.03, facing=LEVEL)
     yield from tool.settle(start, tolerance=0.02)
+    # The microwave, the only one with a door, is closed at 0 and open at negative angles.
     yield from _press(tool, door, lambda: at(min(scene.joint(door)[0] + 0.25, 0.0), -0.035) + 0.5 * shift)
     yield from retreat(tool, back=np.array([*(0.06 * out), 0.03]))
 
@@ -116,8 +116,7 @@ def close_door(tool: Tool, door: str) -> Iterator[np.ndarray]:
 def close(tool: Tool, name: str) -> Iterator[np.ndarray]:
     """Close a drawer or a door, and try again when it stays open."""
     for _ in range(tool.style.attempts):
-        joint = tool.scene.sim.model.joint(tool.scene.joint_of(name))
-        yield from (close_drawer if joint.type[0] == 2 else close_door)(tool, name)
+        yield from (close_drawer if tool.scene.slides(name) else close_door)(tool, name)
         if tool.scene.holds(("close", name)):
             return
 

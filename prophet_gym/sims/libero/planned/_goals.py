@@ -1,6 +1,6 @@
 """From a task's goal, as LIBERO states it, to a short plan: which skill to use on what, and in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -9,6 +9,7 @@ Fact = tuple[str, ...]
 Skill = Literal["put", "push", "open", "close", "turn"]
 # What must come first: a drawer is opened before something is put into it, and closed at the end.
 _ORDER = {"turnon": 0, "open": 1, "on": 2, "in": 2, "close": 3}
+_SKILLS: Mapping[str, Skill] = {"turnon": "turn", "open": "open", "close": "close"}
 _PUSHED = ("plate",)
 """Kinds of objects that are pushed to where they are wanted: flat, and wider than the hand."""
 
@@ -47,13 +48,12 @@ def plan(goal: Sequence[Fact], world: World) -> list[Step]:
         if world.holds(fact):
             continue
         name, *on = fact
-        if name == "in" and world.joint_of(on[1]) and not world.holds(opened := ("open", on[1])):
-            steps.append(Step("open", (on[1],), opened))
+        if name == "in" and world.joint_of(on[1]) and not world.holds(first := ("open", on[1])):
+            steps.append(Step("open", (on[1],), first))
         if name in ("on", "in"):
             steps.append(Step("push" if world.kind(on[0]) in _PUSHED else "put", tuple(on), fact))
         else:
-            skills: dict[str, Skill] = {"turnon": "turn", "open": "open", "close": "close"}
-            steps.append(Step(skills[name], tuple(on), fact))
+            steps.append(Step(_SKILLS[name], tuple(on), fact))
     # What has to be opened on the way is closed again where the goal says so, also if it is closed now.
     opened = {step.on for step in steps if step.skill == "open"}
     closing = {step.fact for step in steps}

@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from prophet_gym.sims.libero._hand import Levelled
 from prophet_gym.sims.libero.planned._goals import Fact
 
-_PLANE = 0
+# Of MuJoCo's enumerations of geoms and joints.
+_PLANE, _FREE, _SLIDE = 0, 0, 2
 _OWN = ("robot", "gripper", "mount")
 """What the names of the robot's own bodies begin with."""
 
@@ -106,8 +107,12 @@ class Scene(Levelled):
     def joint_of(self, name: str) -> str | None:
         """Return the joint of a drawer's region or of a fixture, None if it has none."""
         joints = self._domain.get_object(name).joints or []
-        moving = [joint for joint in joints if self.sim.model.joint(joint).type[0] != 0]
+        moving = [joint for joint in joints if self.sim.model.joint(joint).type[0] != _FREE]
         return moving[0] if moving else None
+
+    def slides(self, name: str) -> bool:
+        """Tell whether `name` opens along the axis of its joint, as drawers do, and not about it."""
+        return bool(self.sim.model.joint(self.joint_of(name)).type[0] == _SLIDE)
 
     def joint(self, name: str) -> tuple[float, Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
         """Return position (metres or radians), axis and a point of the axis of the joint of `name`."""
@@ -116,7 +121,7 @@ class Scene(Levelled):
         return float(self.sim.data.qpos[joint.qposadr[0]]), axis, anchor
 
     def opening(self, name: str) -> float:
-        """Return the sign in which the joint of a drawer or door opens."""
+        """Return the sign of the motion that opens a drawer or door, along or about the axis of its joint."""
         fixture = self._domain.get_object(self.parent(name))
         return float(np.sign(np.mean(fixture.object_properties["articulation"]["default_open_ranges"])))
 

@@ -31,7 +31,7 @@ LEAN = 0.45
 
 
 def wait(tool: Tool, steps: int = 40) -> Iterator[np.ndarray]:
-    """Wait until nothing falls any more: some scenes drop their objects from a height at reset."""
+    """Wait until all objects lie still: some scenes drop theirs from a height at reset."""
     for _ in range(steps):
         if tool.scene.speed() < 0.05:
             return
