@@ -24,11 +24,11 @@ from prophet_gym.data._episode import Episode
 from prophet_gym.data._recording import list_episodes, read_episode
 from prophet_gym.data._video import write_video
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.specs import FIRST_CAMERA
-from prophet_gym.specs import STATE_NAMES as LIBERO_STATE
+from prophet_gym.specs import FIRST_CAMERA, STATE_NAMES
 
 CAMERA = "observation.images.agentview"
-STATE_NAMES = ["x", "y", "z", "qx", "qy", "qz", "qw", "opening"]
+POSE_NAMES = ["x", "y", "z", "qx", "qy", "qz", "qw", "opening"]
+"""State in the export of one camera: position and orientation of the hand, and the distance of the fingers."""
 BOTH_CAMERAS = {"observation.images.image": "agentview", "observation.images.image2": "wrist"}
 """Features of the published `lerobot/libero`, which lerobot's own env of LIBERO has too, and the cameras in them."""
 _FILES_IN_CHUNK = 1000
@@ -162,7 +162,7 @@ def _info(episode: Episode, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, A
     """Return what info.json says of the data set besides its totals; all its episodes are of one robot."""
     # lerobot's own sets state whole rates as whole numbers.
     fps = int(episode.fps) if episode.fps.is_integer() else episode.fps
-    states = STATE_NAMES if CAMERA in sizes else list(LIBERO_STATE)
+    states = POSE_NAMES if CAMERA in sizes else list(STATE_NAMES)
     vectors = {"action": list(get_embodiment(episode.robot).action_spec.names), "observation.state": states}
     # The order of the columns is that of `lerobot/libero`, where there are two cameras.
     order = tuple(vectors) if CAMERA in sizes else ("observation.state", "action")

@@ -32,10 +32,10 @@ _STARTS = ("random", "train", _OFFICIAL)
 """Where a recording's episodes start; one that does not say it was made before there were two."""
 _ROBOT = "libero"
 """The robot of an episode that does not name one: all of them were LIBERO's once, and LIBERO's still do not."""
-_HAND = "robot_state"
+_ROBOT_STATE = "robot_state"
 """What the npz of an episode has where there is a second video."""
 _WRIST_VIDEO = ".wrist.mp4"
-_SIMULATION = tuple(field.name for field in fields(Simulation) if field.name != _HAND)
+_SIMULATION = tuple(field.name for field in fields(Simulation) if field.name != _ROBOT_STATE)
 _STORED = ("actions", "camera", "instruction", *_SIMULATION)
 _ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
     "actions": ("f", "real numbers", ("t", "a")),
@@ -47,7 +47,7 @@ _ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
     "success": ("b", "true or false", ("f",)),
     "camera": ("f", "real numbers", (3, 4)),
     "init_state": ("f", "real numbers", ("s",)),
-    _HAND: ("f", "real numbers", ("f", len(STATE_NAMES))),
+    _ROBOT_STATE: ("f", "real numbers", ("f", len(STATE_NAMES))),
     **dict.fromkeys(("target", "instruction", "suite", "mode", "look"), ("U", "one text", ())),
     **dict.fromkeys(("task", "seed"), ("iu", "one whole number", ())),
 }
@@ -69,7 +69,7 @@ def read_episode(path: str | os.PathLike) -> Episode:
     """Read one episode by its npz or its mp4; its frames are decoded when they are asked for."""
     path = Path(path).with_suffix(".npz")
     # The limit is for what packed zeros may claim; an episode's arrays are a few hundred kilobytes.
-    values: dict[str, Any] = read_npz(path, _STORED, optional=("robot", _HAND), limit=2**28)
+    values: dict[str, Any] = read_npz(path, _STORED, optional=("robot", _ROBOT_STATE), limit=2**28)
     robot = str(values.pop("robot", _ROBOT))
     _require_episode(path, values, robot)
     for name, (kind, _, axes) in _ARRAYS.items():
@@ -82,7 +82,7 @@ def read_episode(path: str | os.PathLike) -> Episode:
             values[name] = values[name].astype(np.float64 if wide else np.float32, copy=False)
     values["object_names"] = tuple(map(str, values["object_names"]))
     own = {name: values[name] for name in ("actions", "instruction", "camera")}
-    simulation = Simulation(**{name: values[name] for name in (*_SIMULATION, _HAND) if name in values})
+    simulation = Simulation(**{name: values[name] for name in (*_SIMULATION, _ROBOT_STATE) if name in values})
     return simulated_episode(**own, simulation=simulation, robot=robot, path=path)
 
 
@@ -155,7 +155,7 @@ def write_episode(
     if wrist_frames is not None:
         if episode.sim.robot_state is None:
             raise ValueError(f"frames of the wrist camera for {path} need the robot's state beside them (robot_state)")
-        values[_HAND] = episode.sim.robot_state
+        values[_ROBOT_STATE] = episode.sim.robot_state
     _require_episode(path, values, episode.robot)
     # LIBERO's files stay as they have always been.
     if episode.robot != _ROBOT:
@@ -176,7 +176,7 @@ def _require_episode(path: Path, values: Mapping[str, np.ndarray], robot: str) -
     spec = get_embodiment(robot).action_spec
     sizes: dict[str, int] = {"t": steps, "f": steps + 1, "a": spec.dim}
     for name, (kinds, words, axes) in _ARRAYS.items():
-        if name == _HAND and name not in values:
+        if name == _ROBOT_STATE and name not in values:
             continue
         array = values[name]
         if array.ndim == len(axes):

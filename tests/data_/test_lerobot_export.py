@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 from prophet_gym.cli._export import Args, main
 from prophet_gym.data import LeRobotSource, Simulation, ToolReading
-from prophet_gym.data._lerobot_export import CAMERA, STATE_NAMES, export_recording
+from prophet_gym.data._lerobot_export import CAMERA, POSE_NAMES, export_recording
 from prophet_gym.data._recording import (
     META,
     RecordingSource,
@@ -102,7 +102,7 @@ def test_states_successes_and_statistics_are_those_of_the_recording(recording, t
     episode = read_episode(episode_path(recording, 3, 0))
     table = parquet.read_table(tmp_path / "set/data/chunk-000/file-000.parquet", filters=[("episode_index", "==", 1)])
     state = np.array(table["observation.state"].to_pylist(), np.float32)
-    assert state.shape == (9, len(STATE_NAMES))
+    assert state.shape == (9, len(POSE_NAMES))
     np.testing.assert_array_equal(state[:, :3], episode.gripper_position[:9])
     np.testing.assert_array_equal(state[:, 7], episode.sim.gripper_opening[:9])
     assert table["next.success"].to_pylist() == [False] * 8 + [True]
