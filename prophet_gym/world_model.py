@@ -97,7 +97,7 @@ class TracksGripper(Protocol):
 
 @runtime_checkable
 class ShowsWrist(Protocol):
-    """A world model that also dreams what a camera at the hand sees, and the robot's state as policies read it."""
+    """Declare that a world model also dreams what a camera at the hand sees, and the state that policies read."""
 
     def read_wrist(self, state: State) -> UInt8[Tensor, "b h w 3"]:
         """Return what the camera at the hand sees at the newest frame of a state, as large as the frame."""

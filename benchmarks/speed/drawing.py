@@ -46,7 +46,7 @@ class Args:
     """Frames per time, after two that are not counted."""
     json: Path | None = None
     sheet: Path | None = None
-    """File of the picture sheet: a row per suite, a column per camera and look."""
+    """File of the sheet of images: a row per suite, a column per camera and look."""
     strips: Path = Path("outputs/looks")
     """Folder where the rows of the sheet are kept."""
 

@@ -47,7 +47,7 @@ class Opening:
     image: UInt8[np.ndarray, "h w 3"]
     instruction: str
     gripper: Float[np.ndarray, " 3"]
-    hand: "Hand | None" = None
+    hand: Hand | None = None
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class EnvOptions(Arguments):
         if self.env == "Prophet-LIBERO-v0" and self.world_model:
             from prophet_gym.checkpoint import Checkpoint
 
+            # By itself the id takes LIBERO's robot, and would refuse weights of another one.
             options["embodiment"] = Checkpoint.named(self.world_model).robot
         return make_env(self.env, rows, starts=starts, tasks=tasks, reward=reward, options=options, **asked)
 

@@ -16,9 +16,10 @@ BAKING_VERSION = 1
 _MARGIN = 1
 _LEAST_CELL = 5
 """Texels along a patch that a face needs at least, margins included."""
-# The full surface is found among this many nearby samples of it, out of this many.
+# The closest face of the full surface is looked for among this many of its samples near a point.
 _NEIGHBOURS = 8
 _SAMPLES = 150_000
+# Points at which the colours of two surfaces are compared.
 _COMPARED = 8000
 # Grey levels: less is a print that moved by a texel, more a patch of another side or part.
 _CLEARLY = 50
@@ -97,7 +98,7 @@ class Surface:
     def texture_coordinates(
         self, points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"]
     ) -> Float[np.ndarray, "n 2"]:
-        """Return those of the closest face that looks the way of `normals`; of the closest at all where none does."""
+        """Read them off the closest face that looks the way of `normals`, or the closest at all if none does."""
         _, near = self._tree.query(points, k=_NEIGHBOURS)
         faces = self._faces[near]
         count = len(points)
@@ -133,7 +134,7 @@ def mismatch(
     full: Surface,
     pixels: UInt8[np.ndarray, "h w c"],
 ) -> float:
-    """Return the share of new faces' surface whose colours are clearly others than those of the full surface."""
+    """Return the fraction of the new faces' area whose colours clearly differ from those of the full surface."""
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(normals, axis=1)
     rng = np.random.default_rng(0)

@@ -297,16 +297,18 @@ def _recipe(model: mujoco.MjModel, index: int, detail: Detail, baked: Baked | No
 
 
 def _own_texture(model: mujoco.MjModel, index: int) -> int | None:
-    """Return the texture that is laid once over a mesh and over nothing else, None where there is none such."""
+    """Return the texture that is laid once over a mesh and over nothing else; None if the mesh has no such texture."""
     role = mujoco.mjtTextureRole.mjTEXROLE_RGB.value
     materials = set(model.geom_matid[(model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_dataid == index)])
     if len(materials) != 1 or (material := materials.pop()) < 0:
         return None
     texture = int(model.mat_texid[material, role])
+    if texture < 0:
+        return None
     alone = (model.mat_texid == texture).sum() == 1 and (model.geom_dataid[model.geom_matid == material] == index).all()
     plain = (model.mat_texrepeat[material] == 1).all() and not model.mat_texuniform[material]
     flat = model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
-    return texture if texture >= 0 and alone and plain and flat else None
+    return texture if alone and plain and flat else None
 
 
 def _made(recipe: _Recipe) -> dict[str, np.ndarray | None]:
