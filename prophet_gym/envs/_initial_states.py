@@ -22,7 +22,7 @@ from prophet_gym._checks import listed, require_count, shown, unknown_option
 from prophet_gym._io.atomic import atomic_directory, is_temporary, read_whole
 from prophet_gym._io.files import parse_object, read_json, read_text
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
-from prophet_gym.specs import InitialState
+from prophet_gym.specs import CAMERAS, InitialState
 
 INDEX_NAME = "index.json"
 FORMAT = "prophet-gym-starts-1"
@@ -267,8 +267,8 @@ def _decode_sheet(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "n h w
 def _views(state: InitialState) -> dict[str, UInt8[np.ndarray, "t h w 3"]]:
     """Return what `extra` holds of other cameras: one to four frames, as large as the state's own."""
     own = state.frames.shape[1:]
-    arrays = {name: value for name, value in state.extra.items() if isinstance(value, np.ndarray)}
-    return {n: v for n, v in arrays.items() if v.dtype == np.uint8 and v.shape[1:] == own and 1 <= len(v) <= 4}
+    found = {name: state.extra[name] for name in CAMERAS.values() if isinstance(state.extra.get(name), np.ndarray)}
+    return {n: v for n, v in found.items() if v.dtype == np.uint8 and v.shape[1:] == own and 1 <= len(v) <= 4}
 
 
 def _entry(state: InitialState, sheet: str, cell: int) -> dict[str, object]:

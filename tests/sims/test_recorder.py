@@ -46,7 +46,7 @@ def test_a_folder_of_demonstrations_takes_no_mixture(tmp_path):
 
 
 def test_an_actor_goes_on_for_a_while_after_success():
-    log = SimpleNamespace(actions=[], success=[False])
+    log = SimpleNamespace(actions=[], success=[False], sim=SimpleNamespace(suite="libero_object"))
     given = recorder._until_success(itertools.count(), 3, log)
     for action in given:
         log.actions.append(action)
