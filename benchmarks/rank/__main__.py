@@ -40,7 +40,7 @@ POLICIES = {
         ),
         *(f"{FLOW}{CEILING}/early-{steps}" for steps in (150, 400)),
         f"{FLOW}{CEILING}/clone-100/snapshots/02000.safetensors",
-        *(f"{FLOW}{CEILING}/path-s0/snapshots/{update:05d}.safetensors" for update in (10, 20, 30)),
+        *(f"{FLOW}{CEILING}/forward-s0/snapshots/{update:05d}.safetensors" for update in (2, 5, 10)),
     ),
 }
 
