@@ -179,9 +179,10 @@ def _derived(base: Any, category: str) -> type:
 class PerturbedLiberoSimulator(LiberoSimulator):
     """One task of a suite of LIBERO-PRO, such as `libero_object_swap`: `official` starts alone, never to train from.
 
-    Example:
-        >>> sim = PerturbedLiberoSimulator("libero_object_swap", 3)
-        >>> sim.reset(official=0)
+    Example, which needs the wheel of `find_pro`::
+
+        sim = PerturbedLiberoSimulator("libero_object_swap", 3)
+        sim.reset(official=0)
     """
 
     splits = ("official",)

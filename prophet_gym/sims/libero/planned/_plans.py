@@ -91,7 +91,8 @@ def miss(tool: Tool, step: Step) -> Iterator[np.ndarray]:
 def let_go(tool: Tool, step: Step) -> Iterator[np.ndarray]:
     """Open the hand a while after it has closed, somewhere on the way of the step."""
     rng = tool.rng
-    left = int(rng.integers(12, 70))
+    # Closing takes about ten actions and lifting as many; after about forty the hand is often above its goal.
+    left = int(rng.integers(12, 36))
     for action in perform(tool, step):
         left -= int(action[6] == CLOSE)
         if left <= 0:
