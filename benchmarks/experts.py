@@ -33,9 +33,9 @@ class Args:
     suites: tuple[str, ...] = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
     tasks: tuple[int, ...] = tuple(range(LiberoSimulator.tasks))
     episodes: int = 20
-    """Of every task."""
+    """Number of episodes of each task."""
     seed: int = 7777
-    """Of placements and scripts; recordings are made with other seeds."""
+    """Seed of placements and scripts; recordings are made with other seeds."""
     json: Path | None = None
 
 

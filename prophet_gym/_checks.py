@@ -1,13 +1,11 @@
 """Check plain arguments, and name what was given in messages."""
 
 import math
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from itertools import islice
 from numbers import Integral, Real
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -45,18 +43,11 @@ def read_options(kind: str, given: Mapping[str, str], readers: Mapping[str, Call
     return values
 
 
-def import_here(module: str) -> ModuleType:
-    """Import a module, also one in the current folder, as `python -m` does and a console script does not."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    return import_module(module)
-
-
 def imported(kind: str, name: str) -> Any:
     """Return what `module:name` names, or a module; ValueError, which says what `kind` it is, if it has none."""
     module, _, attribute = name.partition(":")
     try:
-        found = import_here(module)
+        found = import_module(module)
         return getattr(found, attribute) if attribute else found
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error

@@ -34,9 +34,9 @@ class Args:
     chunks: int = 8
     """Chunks of each; every one begins at the state of the whole computation."""
     open: tuple[float, ...] = (-1.0, 0.02, 0.1, 0.5)
-    """How far the gate may be open where a token is left out; -1 leaves none out, which checks this computation."""
+    """Leave out the tokens where the gate opens no further; -1 leaves none out, which checks this computation."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 def forward(transformer: Any, kept: Tensor, hidden_states: Tensor, timestep: Tensor, **given: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""What LIBERO's looks cost and change."""
+"""Tabulate what LIBERO's looks cost and change."""
 
 from statistics import median
 

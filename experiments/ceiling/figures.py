@@ -22,7 +22,7 @@ TOLD = {
     "later": "seen only later, by what lies or is dragged",
     "stands": "seen only by the target that stands to the end",
 }
-"""How one can tell on a sheet that an episode fails, and how the table says it."""
+"""Head a column for each way in which a sheet shows that an episode fails."""
 
 
 def load(name: str) -> Any:

@@ -57,7 +57,7 @@ class Args:
     demonstrations: int = 100
     """The first number of demonstrations to try, one of the ladder."""
     updates: int = SIZE.updates
-    """How many updates an arm learns; where learning was stopped earlier, its last snapshot for `evaluate`."""
+    """Number of updates of an arm; for `evaluate` the number after which it was stopped."""
     workers: int = 0
     """Processes of the simulator in evaluation; 0 simulates in this one."""
     device: str = "cpu"

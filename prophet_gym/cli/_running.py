@@ -40,6 +40,9 @@ def main(
 
     Exits with status 2 where there is no such command; how a command ends is what `run` says.
     """
+    # Modules in the current folder can be named in options, as under `python -m`, also where a console script runs.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
     if name in ("-h", "--help"):

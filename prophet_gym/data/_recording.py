@@ -33,7 +33,7 @@ _STARTS = ("random", "train", _OFFICIAL)
 _ROBOT = "libero"
 """The robot of an episode that does not name one: all of them were LIBERO's once, and LIBERO's still do not."""
 _ROBOT_STATE = "robot_state"
-"""What the npz of an episode has where there is a second video."""
+"""Name the array that the npz of an episode has besides, where there is a second video."""
 _WRIST_VIDEO = ".wrist.mp4"
 _SIMULATION = tuple(field.name for field in fields(Simulation) if field.name != _ROBOT_STATE)
 _STORED = ("actions", "camera", "instruction", *_SIMULATION)

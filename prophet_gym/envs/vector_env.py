@@ -333,7 +333,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     @property
     def _on_demand(self) -> DecodesOnDemand | None:
-        """The world model where its frames are decoded only when they are looked at: it can every frame of a chunk."""
+        """Return the world model if its frames are decoded only on request and it keeps every frame of a chunk."""
         model = self.world_model
         if self._every_frame or not isinstance(model, DecodesOnDemand) or model.decodable < model.chunk:
             return None

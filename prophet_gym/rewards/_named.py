@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qsl
 
-from prophet_gym._checks import import_here, read_options, require_count, require_when, unknown_option
+from prophet_gym._checks import read_options, require_count, require_when, unknown_option
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError
 from prophet_gym.rewards._classifier import RelativeReward, SuccessHead
 from prophet_gym.rewards._function import FunctionReward
@@ -97,7 +98,7 @@ def _of_module(module: str, attribute: str, options: Mapping[str, str]) -> Rewar
     """Import a reward: a function of a video and an instruction, or a class of a reward model without arguments."""
     where = f"reward='{module}:{attribute}'"
     try:
-        found = getattr(import_here(module), attribute)
+        found = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there and lacks something itself

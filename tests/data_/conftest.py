@@ -16,6 +16,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from prophet_gym.data import Episode, Simulation
+from prophet_gym.data._recording import simulated_episode
+
 LENGTHS = (9, 6, 12)
 FPS = 10
 CAMERA = "observation.images.top"
@@ -34,6 +37,32 @@ def images(episode: int, count: int) -> np.ndarray:
         frame[:, SIZE[1] // 2 :] = (200, 40, 40)
         frame[:8] = 250
     return frames
+
+
+def libero_episode(task: int, steps: int, **simulation) -> Episode:
+    """An episode of `libero_object` with random numbers, and success at its end."""
+    rng = np.random.default_rng(task)
+    return simulated_episode(
+        actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
+        instruction=f"do task {task}",
+        camera=np.eye(3, 4),
+        simulation=Simulation(
+            gripper_position=rng.normal(size=(steps + 1, 3)).astype(np.float32),
+            gripper_quaternion=rng.normal(size=(steps + 1, 4)).astype(np.float32),
+            gripper_opening=rng.uniform(0, 0.08, steps + 1).astype(np.float32),
+            object_positions=rng.normal(size=(steps + 1, 1, 3)).astype(np.float32),
+            object_names=("milk_1",),
+            target="milk_1",
+            success=np.arange(steps + 1) >= steps,
+            init_state=np.zeros(3),
+            suite="libero_object",
+            task=task,
+            mode="noisy",
+            seed=0,
+            look="light",
+            **simulation,
+        ),
+    )
 
 
 def actions(episode: int, count: int, width: int = 7) -> np.ndarray:

@@ -7,20 +7,19 @@ import pytest
 from pyarrow import parquet
 
 from prophet_gym.cli._export import Args, main
-from prophet_gym.data import LeRobotSource, Simulation, ToolReading
+from prophet_gym.data import LeRobotSource, ToolReading
 from prophet_gym.data._lerobot_export import CAMERA, POSE_NAMES, export_recording
 from prophet_gym.data._recording import (
     META,
     RecordingSource,
     episode_path,
     read_episode,
-    simulated_episode,
     write_episode,
 )
 from prophet_gym.embodiments._kinematics import euler_to_matrix, quaternion_to_matrix
 from prophet_gym.errors import UnknownOptionError
 
-from .conftest import grey, images, level
+from .conftest import grey, images, level, libero_episode
 
 LENGTHS = {0: 7, 3: 9}
 
@@ -30,27 +29,7 @@ def recording(tmp_path):
     """Two episodes of tasks 0 and 3."""
     folder = tmp_path / "recording"
     for number, (task, steps) in enumerate(LENGTHS.items()):
-        rng = np.random.default_rng(task)
-        episode = simulated_episode(
-            actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
-            instruction=f"do task {task}",
-            camera=np.eye(3, 4),
-            simulation=Simulation(
-                gripper_position=rng.normal(size=(steps + 1, 3)).astype(np.float32),
-                gripper_quaternion=rng.normal(size=(steps + 1, 4)).astype(np.float32),
-                gripper_opening=rng.uniform(0, 0.08, steps + 1).astype(np.float32),
-                object_positions=rng.normal(size=(steps + 1, 1, 3)).astype(np.float32),
-                object_names=("milk_1",),
-                target="milk_1",
-                success=np.arange(steps + 1) >= steps,
-                init_state=np.zeros(3),
-                suite="libero_object",
-                task=task,
-                mode="noisy",
-                seed=0,
-                look="light",
-            ),
-        )
+        episode = libero_episode(task, steps)
         write_episode(episode_path(folder, task, 0), episode, images(number, steps + 1))
     (folder / META).write_text(json.dumps({"starts": "random"}))
     return folder

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from prophet_gym.data import LeRobotSource, RecordingSource, Simulation
+from prophet_gym.data import LeRobotSource, RecordingSource
 from prophet_gym.data._lerobot_export import BOTH_CAMERAS, export_recording
-from prophet_gym.data._recording import META, episode_path, read_episode, simulated_episode, write_episode
+from prophet_gym.data._recording import META, episode_path, read_episode, write_episode
 from prophet_gym.errors import UnknownOptionError
+
+from .conftest import libero_episode
 
 STEPS = {0: 6, 1: 8}
 
@@ -25,28 +27,8 @@ def picture(steps: int, shade: int) -> np.ndarray:
 
 
 def episode_of(task: int, steps: int):
-    rng = np.random.default_rng(task)
-    return simulated_episode(
-        actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
-        instruction=f"do task {task}",
-        camera=np.eye(3, 4),
-        simulation=Simulation(
-            gripper_position=rng.normal(size=(steps + 1, 3)).astype(np.float32),
-            gripper_quaternion=rng.normal(size=(steps + 1, 4)).astype(np.float32),
-            gripper_opening=rng.uniform(0, 0.08, steps + 1).astype(np.float32),
-            object_positions=rng.normal(size=(steps + 1, 1, 3)).astype(np.float32),
-            object_names=("milk_1",),
-            target="milk_1",
-            success=np.arange(steps + 1) >= steps,
-            init_state=np.zeros(3),
-            suite="libero_object",
-            task=task,
-            mode="noisy",
-            seed=0,
-            look="light",
-            robot_state=rng.normal(size=(steps + 1, 8)).astype(np.float32),
-        ),
-    )
+    state = np.random.default_rng(100 + task).normal(size=(steps + 1, 8)).astype(np.float32)
+    return libero_episode(task, steps, robot_state=state)
 
 
 @pytest.fixture

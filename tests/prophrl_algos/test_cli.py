@@ -167,6 +167,7 @@ def test_a_reward_and_an_env_of_ones_own_lie_in_the_current_folder(tmp_path, mon
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    main([])  # what a command begins with
     env = make_env("Prophet-LIBERO-v0", 1, starts="train", tasks=[3], reward="own_parts:red")
     env.reset(seed=0)
     assert env.step(np.zeros(env.action_space.shape, np.float32))[1].tolist() == [0.25]
@@ -255,6 +256,7 @@ def test_a_function_in_the_current_folder_is_found(dream, tmp_path, monkeypatch)
     (tmp_path / "made_here.py").write_text("from tests.prophrl_algos.test_cli import own_policy as make\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    main([])  # what a command begins with
     assert make_policy("made_here:make", dream(2), None).spec.num_steps == 7
 
 
