@@ -80,7 +80,7 @@ def update_cost(args: Args) -> dict[str, float]:
     )
     return {
         "weights": sum(weight.numel() for weight in policy.parameters()),
-        "decisions": len(rollouts.path),
+        "chunks": len(rollouts.path),
         "bare_seconds": alone,
         "rescore_seconds": scored,
         "update_seconds": whole,

@@ -1,4 +1,4 @@
-"""How often a policy succeeds, with its interval and per task, in the dream or in the simulator."""
+"""Measure how often a policy succeeds, with an interval and per task, in the dream or in the simulator."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _START_KEYS = ("suite", "task", "start", "split", "instruction")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Hold the results of a policy's episodes, in the order of the cells."""
+    """Hold the results of a policy's episodes, in the order given to `evaluate`."""
 
     episodes: tuple[EpisodeResult, ...]
 
@@ -65,32 +65,34 @@ def noise_seed(seed: int, episode: int) -> int:
 def evaluate(
     policy: FlowPolicy,
     env: VectorEnv,
-    cells: int | Sequence[Mapping[str, int]],
+    episodes: int | Sequence[Mapping[str, int]],
     *,
     seed: int = 0,
     schedule: FlowSchedule | None = None,
 ) -> Evaluation:
-    """Run one episode per cell, in all sub-environments of the env at once.
+    """Run episodes in all sub-environments of the env at once.
 
-    If the env has `check_reset`, the reset options of all cells are checked before any episode is run.
+    If the env has `check_reset`, the reset options of all episodes are checked before any episode is run.
 
     Args:
         policy: Policy in eval mode.
         env: Vector env with autoreset DISABLED; official initial states are allowed here.
-        cells: Reset options of each episode, for example `{"task": 3, "start": 7}`, all with the same keys; or a number
-            of episodes, whose initial states the seed draws.
+        episodes: Reset options of each episode, for example `{"task": 3, "start": 7}`, all with the same keys; or a
+            number of episodes, whose initial states the seed draws.
         seed: Episode i has seed `seed + i` in the env, and its own noise in the policy.
         schedule: How chunks are sampled; by default the ODE with the policy's own number of steps.
 
     Raises:
-        ValueError: The env or a cell does not fit, or the env gave a reward that is not finite.
+        ValueError: The env or an episode does not fit, or the env gave a reward that is not finite.
     """
     require_autoreset_disabled(env)
     require_chunk(policy, env)
     schedule = schedule or FlowSchedule(policy.spec.num_steps, 0.0)
-    asked: Sequence[Mapping[str, int]] = [{}] * cells if isinstance(cells, int) else cells
-    if not asked or len({tuple(sorted(cell)) for cell in asked}) > 1:
-        raise ValueError(f"there must be at least one cell, and all must have the same names, got {list(asked)[:3]}")
+    asked: Sequence[Mapping[str, int]] = [{}] * episodes if isinstance(episodes, int) else episodes
+    if not asked or len({tuple(sorted(each)) for each in asked}) > 1:
+        raise ValueError(
+            f"there must be at least one episode, and all must have the same reset options, got {list(asked)[:3]}"
+        )
     waves = _waves(env, asked, seed)
     if (check := getattr(env.unwrapped, "check_reset", None)) is not None:
         for _, reset in waves:
@@ -116,14 +118,14 @@ def evaluate(
     return Evaluation(tuple(found))
 
 
-def _waves(env: VectorEnv, cells: Sequence[Mapping[str, int]], seed: int) -> list[tuple[range, dict[str, Any]]]:
+def _waves(env: VectorEnv, episodes: Sequence[Mapping[str, int]], seed: int) -> list[tuple[range, dict[str, Any]]]:
     """Return as many episodes at once as fit, each wave with the arguments of the reset that begins it."""
     waves = []
-    for first in range(0, len(cells), env.num_envs):
-        numbers = range(first, min(first + env.num_envs, len(cells)))
+    for first in range(0, len(episodes), env.num_envs):
+        numbers = range(first, min(first + env.num_envs, len(episodes)))
         # A sub-environment that is not needed gets the first one's episode, and rests.
         padded = [*numbers, *[first] * (env.num_envs - len(numbers))]
-        options: dict[str, Any] = {name: [cells[number][name] for number in padded] for name in cells[first]}
+        options: dict[str, Any] = {name: [episodes[number][name] for number in padded] for name in episodes[first]}
         # A first reset must begin every sub-environment, later ones only those that are needed.
         if first and len(numbers) < env.num_envs:
             options["reset_mask"] = np.arange(env.num_envs) < len(numbers)

@@ -40,7 +40,7 @@ class Args:
 
 
 def act(full: FullSize, work: Workload) -> None:
-    """Let every batch element decide once: the prefix, then every flow step."""
+    """Let every batch element act once: the prefix, then every flow step."""
     spec = full.policy.spec
     with torch.no_grad():
         context = full.encode(work.rows, work.views)

@@ -77,7 +77,7 @@ class FullSize:
 
     Attributes:
         policy: with what is trained requiring a gradient.
-        encode: `(rows, views)`: the context of so many decisions.
+        encode: `(rows, views)`: the context of so many chunks.
         pixels: height and width of a stored picture; None if pictures are stored in the env's size.
         tokens: of a prompt, as stored.
     """

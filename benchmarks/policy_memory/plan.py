@@ -27,19 +27,19 @@ class Workload:
 
     Attributes:
         groups: in a round.
-        group: rollouts of a group.
-        decisions: chunks of a rollout, at most.
-        rows: decided at once while acting.
-        microbatch: decisions in one backward pass.
+        group_size: rollouts of a group.
+        chunks: chunks of a rollout, at most.
+        rows: sub-environments that act at once.
+        microbatch: chunks in one backward pass.
         steps_per_call: flow steps scored in one call; all if None.
-        views: pictures of a decision.
-        frame: height and width of the env's pictures.
+        views: images per chunk.
+        frame: height and width of the env's images.
         reference: whether the weights that training begins with are kept to compare with.
     """
 
     groups: int = 8
-    group: int = 8
-    decisions: int = 60
+    group_size: int = 8
+    chunks: int = 60
     rows: int = 8
     microbatch: int = 8
     steps_per_call: int | None = None
@@ -48,7 +48,7 @@ class Workload:
     reference: bool = False
 
     def __post_init__(self) -> None:
-        names = ("groups", "group", "decisions", "rows", "microbatch", "views", "frame")
+        names = ("groups", "group_size", "chunks", "rows", "microbatch", "views", "frame")
         wrong = [name for name in names if getattr(self, name) < 1]
         if wrong or (self.steps_per_call is not None and self.steps_per_call < 1):
             raise ValueError(f"{wrong or ['steps_per_call']} must be at least 1")
@@ -56,7 +56,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Counts, and bytes.
+    """Hold counts, and bytes.
 
     Attributes:
         parameters: of the network, what no action depends on left out.
@@ -65,10 +65,10 @@ class MemoryPlan:
         gradients: of what is trained, float32.
         optimizer: AdamW's two moments, float32.
         reference: a copy of what is trained, float32, where one is kept.
-        context_per_row: what a decision's prefix is once it is encoded; never stored.
-        acting: contexts of the rows that decide at once and the largest pass.
+        context_per_row: the encoded prefix of a chunk; never stored.
+        acting: contexts of the rows that act at once and the largest pass.
         backward: what is kept for the backward pass of a microbatch, its contexts and the largest pass.
-        stored_per_decision: latents, scores, pictures and tokens; in the memory of the host.
+        stored_per_chunk: latents, scores, images and tokens; in the memory of the host.
         stored: of a whole round.
         if_contexts_were_stored: what storing the contexts would take instead of making them again.
     """
@@ -82,18 +82,18 @@ class MemoryPlan:
     context_per_row: int
     acting: int
     backward: int
-    stored_per_decision: int
+    stored_per_chunk: int
     stored: int
     if_contexts_were_stored: int
 
     @property
     def while_acting(self) -> int:
-        """On the device."""
+        """Return the bytes on the device."""
         return self.weights + self.optimizer + self.reference + self.acting
 
     @property
     def while_learning(self) -> int:
-        """On the device; the peak."""
+        """Return the peak of the bytes on the device."""
         return self.weights + self.gradients + self.optimizer + self.reference + self.backward
 
 
@@ -112,7 +112,7 @@ def make_plan(full: FullSize, work: Workload) -> MemoryPlan:
     calls = -(-spec.num_steps // steps)
     contexts = work.microbatch * one * (1 + steps if steps > 1 else 1)
     stored = stored_bytes(full, work)
-    decisions = work.groups * work.group * work.decisions
+    chunks = work.groups * work.group_size * work.chunks
     return MemoryPlan(
         parameters=sum(weight.numel() for weight in weights),
         trained=trained,
@@ -123,14 +123,14 @@ def make_plan(full: FullSize, work: Workload) -> MemoryPlan:
         context_per_row=one,
         acting=work.rows * one + WORKING * acting,
         backward=kept * calls + contexts + WORKING * largest,
-        stored_per_decision=stored,
-        stored=stored * decisions,
-        if_contexts_were_stored=one * decisions,
+        stored_per_chunk=stored,
+        stored=stored * chunks,
+        if_contexts_were_stored=one * chunks,
     )
 
 
 def stored_bytes(full: FullSize, work: Workload) -> int:
-    """Return the bytes of a decision: float32 latents and scores, uint8 images, tokens with their mask, a state."""
+    """Return the bytes of a chunk: float32 latents and scores, uint8 images, tokens with their mask, a state."""
     spec: FlowSpec = full.policy.spec
     latents = 4 * (spec.num_steps + 1) * spec.horizon * spec.latent_dim
     scores = 3 * 4 * spec.num_steps * spec.exec_steps * spec.action_dim

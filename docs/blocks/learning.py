@@ -50,5 +50,5 @@ def algorithm_cost() -> str:
         ["an update, relative to its forward and backward passes alone", f"{update['update_by_bare']:.2f}"],
         ["bookkeeping of a rollout in the dream, relative to the env's time", f"{rollout['bookkeeping_by_env']:.2%}"],
     ]
-    about = f"{update['weights']:,} weights, {update['decisions']} decisions"
+    about = f"{update['weights']:,} weights, {update['chunks']} chunks"
     return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."

@@ -28,8 +28,8 @@ def memory() -> str:
     header = ["", "weights", "trained", "weights, GiB", "AdamW", "reference", "backward pass", "peak", "stored on host",
               "contexts, if stored"]  # fmt: skip
     return (
-        f"{markdown_table(header, rows)}\n\nBytes in GiB for rounds of {args['groups']} groups of {args['group']} "
-        f"rollouts of {args['decisions']} decisions, {args['views']} image of {args['frame']} x {args['frame']}, "
-        f"{args['microbatch']} decisions in a backward pass. `python -m benchmarks.policy_memory "
+        f"{markdown_table(header, rows)}\n\nBytes in GiB for rounds of {args['groups']} groups of {args['group_size']} "
+        f"rollouts of {args['chunks']} chunks, {args['views']} image of {args['frame']} x {args['frame']}, "
+        f"{args['microbatch']} chunks in a backward pass. `python -m benchmarks.policy_memory "
         "--out benchmarks/results/plan`; on the meta device, not on a GPU."
     )

@@ -125,7 +125,7 @@ class Size:
         updates: Of a run.
         groups: In an update.
         group_size: Rollouts in a group.
-        epochs: Passes over an update's decisions.
+        epochs: Passes over an update's chunks.
         minibatches: Optimizer steps in a pass.
         discount: The reward of chunk n, counted from 0, counts discount^n.
         point_every: Updates between the points of a curve.

@@ -29,7 +29,7 @@ _NOISE = np.array([1.0, 1.0, 1.0, 0.4, 0.4, 0.4, 0.0])
 
 @dataclass(frozen=True)
 class Played:
-    """An episode as its policy knows it: what the env says of the start, noise of its own, and a memory."""
+    """Hold an episode as its policy knows it: what the env says of the start, noise of its own, and a memory."""
 
     start: Mapping[str, Any]
     random: np.random.Generator
@@ -72,7 +72,7 @@ def make_acting_policy(name: str, env: VectorEnv, checkpoint: Checkpoint, look: 
 
 
 class ScriptedPolicy:
-    """A script of LIBERO that is told the layout of the start, then sees the gripper and an image once per chunk.
+    """Run a script of LIBERO that knows the layout of the start, then sees gripper and image once per chunk.
 
     In the dream and in the simulator it knows the same, so that its success in both can be compared.
     """
@@ -125,7 +125,7 @@ def _layout(suite: str, task: int, start: int, split: str, look: str) -> Layout:
 
 
 def play(
-    policy: ActingPolicy, env: VectorEnv, cells: Sequence[tuple[int, int]], *, seed: int, shuffled: bool = False
+    policy: ActingPolicy, env: VectorEnv, episodes: Sequence[tuple[int, int]], *, seed: int, shuffled: bool = False
 ) -> list[bool | None]:
     """Run an episode from each initial state, all at once; return whether it succeeded, None where nobody can say.
 
@@ -133,8 +133,8 @@ def play(
 
     Args:
         policy: Acts; its noise in episode i is drawn from `seed + i`, whatever the env.
-        env: With autoreset DISABLED, and at least as many sub-environments as there are cells.
-        cells: The task and the number of the initial state of each episode.
+        env: With autoreset DISABLED, and at least as many sub-environments as there are episodes.
+        episodes: The task and the number of the initial state of each episode.
         seed: Episode i has the seed `seed + i` in the env too.
         shuffled: Give each episode the actions that were meant for the next one, in a drawn order.
 
@@ -142,23 +142,23 @@ def play(
         ValueError: The env does not fit.
     """
     mode = env.metadata.get("autoreset_mode")
-    if mode != AutoresetMode.DISABLED or env.num_envs < len(cells):
+    if mode != AutoresetMode.DISABLED or env.num_envs < len(episodes):
         raise ValueError(
-            f"the env must have autoreset DISABLED and at least {len(cells)} sub-environments, got {mode} and "
+            f"the env must have autoreset DISABLED and at least {len(episodes)} sub-environments, got {mode} and "
             f"{env.num_envs}"
         )
     # A first reset must begin every sub-environment: those that are not needed begin as the first, and rest.
-    padded = [*range(len(cells)), *[0] * (env.num_envs - len(cells))]
-    options = {name: [cells[i][place] for i in padded] for place, name in enumerate(("task", "start"))}
+    padded = [*range(len(episodes)), *[0] * (env.num_envs - len(episodes))]
+    options = {name: [episodes[i][place] for i in padded] for place, name in enumerate(("task", "start"))}
     reset: dict[str, Any] = {"seed": [seed + i for i in padded], "options": options}
     observation, infos = env.reset(**reset)
-    live = np.arange(len(cells))
-    episodes = [Played(sub_env_info(infos, row), np.random.default_rng([seed + row, 1])) for row in live.tolist()]
+    live = np.arange(len(episodes))
+    played = [Played(sub_env_info(infos, row), np.random.default_rng([seed + row, 1])) for row in live.tolist()]
     order = np.random.default_rng([seed, 2])
-    found: list[bool | None] = [None] * len(cells)
+    found: list[bool | None] = [None] * len(episodes)
     while len(live):
         seen = {name: value[live] for name, value in observation.items()}
-        chosen = policy(seen, [episodes[row] for row in live.tolist()])
+        chosen = policy(seen, [played[row] for row in live.tolist()])
         actions = np.zeros((env.num_envs, *chosen.shape[1:]), np.float32)
         actions[live] = np.roll(chosen, 1, 0)[:, order.permutation(chosen.shape[1])] if shuffled else chosen
         observation, rewards, terminated, truncated, infos = env.step(actions)

@@ -1,4 +1,4 @@
-"""Advantages of rollouts within their groups, and the weights of their decisions in the loss."""
+"""Advantages of rollouts within their groups, and the weights of their chunks in the loss."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ def per_entry(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float
 
 
 def per_trajectory(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
-    """Return 1 / the valid actions of each decision's trajectory: the mean over trajectories of each one's mean."""
+    """Return 1 / the valid actions of each chunk's trajectory: the mean over trajectories of each one's mean."""
     inverse = torch.unique(trajectory, return_inverse=True)[1]
     actions = torch.bincount(inverse, mask.sum(1).float()).float()
     return torch.where(actions > 0, 1 / actions.clamp(min=1), 0.0)[inverse]

@@ -25,7 +25,7 @@ Advantages = Callable[[Float[Tensor, " b"], Int[Tensor, " b"], Bool[Tensor, " b"
 """`advantages(returns, groups, scored)`; a rollout of advantage 0 is left out."""
 
 LossWeights = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, " s"]]
-"""`loss_weights(mask, trajectory)`: weight of each valid entry of a decision in the loss."""
+"""`loss_weights(mask, trajectory)`: weight of each valid entry of a chunk in the loss."""
 
 
 # exp(20) is half a billion: past it a ratio says nothing more, and its square would overflow in the gradient.
@@ -34,7 +34,7 @@ LOG_RATIO_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class RatioStats:
-    """What happened to the ratios of a batch that counted; scalar tensors on the batch's device.
+    """Hold what happened to the ratios of a batch that counted; scalar tensors on the batch's device.
 
     `clipped_low` is the fraction with A < 0 and r < 1 - clip_low, `clipped_high` with A > 0 and r > 1 + clip_high.
     """
@@ -122,10 +122,10 @@ class Algorithm:
     ) -> tuple[Float[Tensor, ""], RatioStats]:
         """Return the clipped loss and what happened to its ratios.
 
-        `mask` has the actions that were executed; log-probs may be NaN elsewhere. A decision has its rollout's
+        `mask` has the actions that were executed; log-probs may be NaN elsewhere. A chunk has its rollout's
         advantage, and a weight of at least 0 (1 if not given). The loss is divided by `denominator`, the weighted valid
         entries (s, n, a) of the whole minibatch, so that the losses of microbatches add up to its loss; if it is not
-        given, by the valid entries of these decisions.
+        given, by the valid entries of these chunks.
 
         Raises:
             ValueError: A clipping range or the denominator is not above 0.
@@ -153,7 +153,7 @@ def clipped_surrogate(
 ) -> tuple[Float[Tensor, "s *r"], RatioStats]:
     """Return min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) for every ratio, 0 where it does not count.
 
-    A may be NaN where none of a decision's ratios counts; from clip_low = 1 on there is no lower bound.
+    A may be NaN where none of a chunk's ratios counts; from clip_low = 1 on there is no lower bound.
     """
     if not (clip_low > 0 and clip_high > 0):
         raise ValueError(f"clip_low and clip_high must be above 0, got {clip_low} and {clip_high}")

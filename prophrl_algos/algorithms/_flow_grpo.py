@@ -1,11 +1,11 @@
-"""Flow-GRPO (arXiv 2505.05470): one ratio per decision and flow step, of the log-prob averaged over its dimensions.
+"""Flow-GRPO (arXiv 2505.05470): one ratio per chunk and flow step, of the log-prob averaged over its dimensions.
 
 And GRPO-Guard (arXiv 2510.22319), which brings its log-ratios to one scale.
 
 L = -sum_sk N[s] min(r A, clip(r) A) / (K valid entries), r[s,k] = exp(mean_na (l_k - l_k_old)), with N[s] the valid
-entries of a decision.
+entries of a chunk.
 
-Differences from the paper: a decision counts as many times as it has valid entries, so that on policy the gradient is
+Differences from the paper: a chunk counts as many times as it has valid entries, so that on policy the gradient is
 FA-GRPO's divided by K, whatever the masks (at full chunks this is the paper's mean).
 """
 
@@ -25,7 +25,7 @@ def mean_over_chunk(
 ) -> tuple[Float[Tensor, "s k"], Float[Tensor, "s k"]]:
     """Return one log-ratio per flow step: the mean of l_k - l_k_old over the valid entries of the chunk.
 
-    Its weight is the valid entries over the flow steps: a mean over steps, a decision counted once per valid entry.
+    Its weight is the valid entries over the flow steps: a mean over steps, a chunk counted once per valid entry.
     """
     entries = (mask.sum(1) * log_ratio.shape[3])[:, None]
     # A sum over valid entries, since masked ones are 0 already.

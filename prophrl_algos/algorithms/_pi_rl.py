@@ -17,7 +17,7 @@ from prophrl_algos.flow import one_random_step
 def sum_over_chunk(
     log_ratio: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
 ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
-    """Return one log-ratio per decision: the sum of l_k - l_k_old over flow steps, actions and dimensions."""
+    """Return one log-ratio per chunk: the sum of l_k - l_k_old over flow steps, actions and dimensions."""
     return log_ratio.sum((1, 2, 3)), mask.any(1).to(log_ratio)
 
 

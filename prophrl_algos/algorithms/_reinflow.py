@@ -17,7 +17,7 @@ from prophrl_algos.flow._sde import Latents, Moments, Number, like, precise
 
 
 class LearnedNoise(nn.Module):
-    """A `Kernel` with weights of its own, which learns the std of every latent dimension between two bounds.
+    """Learn the std of every latent dimension between two bounds, as a `Kernel` with weights of its own.
 
     It starts at the geometric mean of the bounds, everywhere, and sees one row of the latent at a time. The bounds of
     ReinFlow are 0.10 and 0.24 at K = 4, and 0.08 and 0.14 with images at K = 1. Its parameters go to the optimizer too.

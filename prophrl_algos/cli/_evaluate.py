@@ -36,21 +36,21 @@ def main(args: Args) -> None:
     from prophrl_algos.evaluate import evaluate
     from prophrl_algos.flow import FlowSchedule
 
-    cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
-    rows = min(args.num_envs, len(cells))
+    asked = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
+    rows = min(args.num_envs, len(asked))
     device = resolved_device(args.device)
     env = args.make_env(rows, starts=args.starts, tasks=args.tasks, engine=args.engine, reward=args.reward)
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
-    found = evaluate(policy, env, cells, seed=args.seed, schedule=schedule)
+    found = evaluate(policy, env, asked, seed=args.seed, schedule=schedule)
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
         low, high = part.interval
         print(f"{part.success:6.1%} [{low:.1%}, {high:.1%}] of {len(part.episodes):3d}  {name}")
     episodes = [
-        cell | {"success": each.success, "valid": each.scored, "chunks": each.chunks, "instruction": each.instruction}
-        for cell, each in zip(cells, found.episodes, strict=True)
+        start | {"success": each.success, "valid": each.scored, "chunks": each.chunks, "instruction": each.instruction}
+        for start, each in zip(asked, found.episodes, strict=True)
     ]
     given = {
         name: getattr(args, name)

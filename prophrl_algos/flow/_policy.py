@@ -47,7 +47,7 @@ class FlowSpec:
 
 @runtime_checkable
 class Context(Protocol):
-    """What `encode` returns and `velocity` reads, for example a KV cache or hidden states of a batch."""
+    """Hold what `encode` returns and `velocity` reads, for example a KV cache or hidden states of a batch."""
 
     def select(self, rows: Int[Tensor, " r"]) -> "Context":
         """Return the given batch elements, in the given order."""
@@ -59,7 +59,7 @@ class Context(Protocol):
 
 
 class TensorContext(dict[str, Tensor]):
-    """A context of named, batch-leading tensors, for policies that need no more."""
+    """Hold named, batch-leading tensors, for policies that need no more."""
 
     def select(self, rows: Int[Tensor, " r"]) -> "TensorContext":
         return TensorContext(select_obs(self, rows))
@@ -111,7 +111,7 @@ class FlowPolicy(Protocol):
 
 @dataclass(frozen=True)
 class FlowScores:
-    """What a policy says of the steps of a path, on executed actions and real dimensions; float32.
+    """Hold a policy's log-probs and stds of the steps of a path, on executed actions and real dimensions; float32.
 
     `log_prob` is in nats and 0 where std is 0, as it is where a step is deterministic.
     """

@@ -24,7 +24,7 @@ Moments = tuple[Latents, Latents]
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A denoising step as a Gaussian; `flow_sde_step`, `cps_step` and `LearnedNoise` are kernels.
+    """Define a denoising step as a Gaussian; `flow_sde_step`, `cps_step` and `LearnedNoise` are kernels.
 
     It takes sample x and velocity v(x, t) at t in (0, 1], and gives the moments at t_next in [0, t).
     """

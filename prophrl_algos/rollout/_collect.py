@@ -39,7 +39,7 @@ def progress_bar(stage: str, total: int | None, unit: str, *, done: int = 0, sta
 
 @dataclass
 class EpisodeResult:
-    """What has become of one episode so far.
+    """Hold what has become of one episode so far.
 
     `returns` is the discounted sum of the valid rewards, `scored` is of the latest step, and `start` is what the env
     says of the initial state (task, start, instruction ...).
@@ -77,9 +77,9 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Hold decisions (one action chunk each), and the rollouts that they belong to.
+    """Hold action chunks, and the rollouts that they belong to.
 
-    `trajectory` is the rollout of each decision, `groups` the group of each rollout. `mask` has the actions that were
+    `trajectory` is the rollout of each chunk, `groups` the group of each rollout. `mask` has the actions that were
     executed; `returns` are discounted sums of the valid rewards, and `scored` the rollouts that were scored at their
     end. `frames` and `started` count the actions and groups that were replaced too; `seconds` are those spent in `env`,
     in `policy`, and in all (`rollout`).
@@ -137,7 +137,7 @@ def collect(policy: FlowPolicy, env: VectorEnv, schedule: FlowSchedule, plan: Gr
 
 @dataclass
 class _Rollout:
-    """The mutable part of a collection; a rollout's number is its index in `episodes`."""
+    """Hold the mutable part of a collection; a rollout's number is its index in `episodes`."""
 
     policy: FlowPolicy
     env: VectorEnv
@@ -149,7 +149,7 @@ class _Rollout:
     running: dict[int, int] = field(default_factory=dict)
     clock: dict[str, float] = field(default_factory=dict)
     episodes: list[EpisodeResult] = field(default_factory=list)
-    decisions: list[tuple[Tensor, Obs, FlowPath, Tensor]] = field(default_factory=list)
+    chunks: list[tuple[Tensor, Obs, FlowPath, Tensor]] = field(default_factory=list)
     observation: Any = None
 
     def __post_init__(self) -> None:
@@ -206,7 +206,7 @@ class _Rollout:
         mask = torch.from_numpy(np.arange(chunk) < executed[:, None])
         # A round's images would fill a GPU; they go back a microbatch at a time.
         stored = {name: tensor.to(CPU) for name, tensor in obs.items()}
-        self.decisions.append((torch.from_numpy(self.trajectory[rows]), stored, path.to(CPU), mask))
+        self.chunks.append((torch.from_numpy(self.trajectory[rows]), stored, path.to(CPU), mask))
         for row in rows.tolist():
             self.episodes[self.trajectory[row]].add(row, reward, terminated, info, self.plan.grouping.discount)
         self.live &= ~(np.asarray(terminated, dtype=np.bool_) | np.asarray(truncated, dtype=np.bool_))
@@ -223,7 +223,7 @@ class _Rollout:
         # From a rollout's number to its index among the kept ones; -1 for rollouts of replaced groups.
         position = torch.full((self.started, self.group_size), -1, dtype=torch.int64)
         position[list(kept)] = torch.arange(len(episodes)).view(-1, self.group_size)
-        trajectory, obs, paths, masks = zip(*self.decisions, strict=True)
+        trajectory, obs, paths, masks = zip(*self.chunks, strict=True)
         number = position.flatten()[torch.cat(trajectory)]
         rows = torch.nonzero(number >= 0)[:, 0]
         return Rollouts(

@@ -44,7 +44,7 @@ def begin_from_starts(
 
 @dataclass(frozen=True)
 class Grouping:
-    """How groups begin and end.
+    """Say how groups begin and end.
 
     A group whose mean success lies outside `keep` is replaced, until twice as many groups were begun as are kept: the
     dynamic sampling of DAPO and SimpleVLA-RL, since a group that always or never succeeds teaches nothing. The reward
@@ -78,7 +78,7 @@ class GroupPlan:
 
     @property
     def limit(self) -> int:
-        """Number of groups that may be begun."""
+        """Return the number of groups that may be begun."""
         return self.groups if self.grouping.keep == (0, 1) else 2 * self.groups
 
     def check(self, env: VectorEnv) -> None:

@@ -19,7 +19,7 @@ class TrainerConfig:
         microbatch: Number of chunks per backward pass; a smaller one takes less memory and changes nothing else.
         clip_low: Lower clipping range of the ratio, in (0, 1).
         clip_high: Upper clipping range of the ratio, above 0.
-        beta: Weight of the KL to the policy that the run begins with; 0 keeps no copy of it.
+        beta: Weight of the KL divergence from the initial policy; 0 switches it off.
         noise_level: Noise level of the SDE, or of the forward process (see `forward_step`).
         max_grad_norm: Norm that gradients are clipped to.
         seed: Seed of all randomness.

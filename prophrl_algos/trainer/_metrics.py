@@ -15,7 +15,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss and its parts; sums are over valid entries, so those of microbatches add up."""
+    """Hold a loss and its parts; sums are over valid entries, so those of microbatches add up."""
 
     loss: Float[Tensor, ""]
     stats: RatioStats
@@ -26,7 +26,7 @@ class Terms:
 
 @dataclass
 class Tally:
-    """Sums over the microbatches of an update."""
+    """Sum over the microbatches of an update."""
 
     squares: Float[Tensor, " k"]
     norms: list[float] = field(default_factory=list)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """Which process this is, from 0, and of how many; `Processes()` is one alone."""
+    """Say which process this is, from 0, and of how many; `Processes()` is a single one."""
 
     rank: int = 0
     size: int = 1
@@ -37,7 +37,7 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this process logs and writes checkpoints."""
+        """Return whether this process logs and writes checkpoints."""
         return self.rank == 0
 
     def split(self, count: int) -> int:
@@ -62,7 +62,7 @@ class Processes:
         if self.size == 1:
             return
         for parameter in parameters:
-            # Every process must join every sum, also one whose decisions do not reach a parameter.
+            # Every process must join every sum, also one whose chunks do not reach a parameter.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)

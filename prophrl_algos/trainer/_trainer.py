@@ -28,10 +28,10 @@ from prophrl_algos.trainer._weight_copy import WeightCopy
 
 @dataclass(frozen=True)
 class Batch:
-    """Decisions with what the loss needs of them.
+    """Hold action chunks with what the loss needs to know of them.
 
     The scores of `path` are those of the policy that the ratio is taken against, `reference` those of the policy that
-    the run began with, where there is a KL term; `loss_weights` are of a valid entry of each decision, `weights` of
+    the run began with, where there is a KL term; `loss_weights` are of a valid entry of each chunk, `weights` of
     FlowScale.
     """
 
@@ -44,7 +44,7 @@ class Batch:
     reference: FlowScores | None = None
 
     def select(self, rows: Int[Tensor, " r"], device: torch.device) -> "Batch":
-        """Return the given decisions, on a device."""
+        """Return the given chunks, on a device."""
         return Batch(
             select_obs(self.obs, rows),
             self.path.select(rows).to(device),
@@ -143,7 +143,7 @@ class Trainer:
         advantages = self.algorithm.advantages(rollouts.returns, rollouts.groups, rollouts.scored)
         require_finite("advantage", advantages, rollouts)
         metrics = rollout_metrics(rollouts, advantages, self.processes)
-        # Decisions of advantage 0 would cost passes and teach nothing; the KL leaves them out as well.
+        # Chunks of advantage 0 would cost passes and teach nothing; the KL leaves them out as well.
         rows = torch.nonzero((advantages != 0)[rollouts.trajectory])[:, 0]
         if self.processes.total(len(rows)) == 0:
             return metrics | {"optimizer_steps": 0.0, "seconds_update": time.perf_counter() - began}
@@ -161,7 +161,7 @@ class Trainer:
         return metrics | {"seconds_update": time.perf_counter() - began}
 
     def loss(self, batch: Batch, denominator: float | int | None = None) -> Terms:
-        """Return the loss of decisions on the policy's device; `denominator` is `count` of the whole minibatch."""
+        """Return the loss of chunks on the policy's device; `denominator` is `count` of the whole minibatch."""
         scores = self._score(batch.obs, batch.path)
         old, times = batch.path.scores, batch.path.schedule.times
         denominator = (self.count(batch.mask, batch.loss_weights) or 1.0) if denominator is None else denominator
@@ -245,7 +245,7 @@ class Trainer:
             return rescore(self.policy, obs, path, grad=grad)
 
     def _prepare(self, rollouts: Rollouts, advantages: Tensor, rows: Tensor) -> tuple[Batch, float]:
-        """Return the decisions that teach with old and reference scores, and how far re-scoring moved the old ones."""
+        """Return the chunks that teach with old and reference scores, and how far re-scoring moved the old ones."""
         sampled, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)
         path = self.algorithm.path(sampled, random_number(self.config.seed, 12, self.done))
         drift = 0.0
@@ -260,7 +260,7 @@ class Trainer:
         if self.reference is not None:
             with self.reference.applied():
                 reference = self._score_all(obs, path)
-        # A process without decisions has stds of 0, which must not pull the mean down.
+        # A process without chunks has stds of 0, which must not pull the mean down.
         having = max(self.processes.total(len(rows) > 0), 1.0)
         stds = self.processes.sum(step_stds(path.scores, path.stochastic)) / having
         mask, trajectory = rollouts.mask[rows], rollouts.trajectory[rows]

@@ -9,7 +9,7 @@ from prophet_gym.errors import CheckpointError
 
 
 class WeightCopy:
-    """A copy of a policy's trained weights, which can take their place for a while.
+    """Copy a policy's trained weights; the copy can take their place for a while.
 
     Weights that are not trained are not copied: adapters or an action expert take a small part of the memory of a whole
     second policy. Adapters that were trained before, by cloning, are part of the copy.

@@ -43,7 +43,7 @@ def test_what_a_pass_keeps_is_counted_without_the_weights():
 
 
 def test_a_plan_adds_up():
-    work = Workload(groups=2, group=3, decisions=4, rows=5, microbatch=2, views=2, frame=8, reference=True)
+    work = Workload(groups=2, group_size=3, chunks=4, rows=5, microbatch=2, views=2, frame=8, reference=True)
     plan = make_plan(FULL, work)
     assert (plan.parameters, plan.trained) == (32, 16)
     assert (plan.weights, plan.gradients, plan.optimizer) == (16 * 2 + 16 * 4, 16 * 4, 16 * 8)
@@ -54,8 +54,8 @@ def test_a_plan_adds_up():
     repeated = 2 * 5 * 80
     assert plan.backward == 2 * velocity + 2 * 80 * 6 + 3 * max(velocity, repeated)
     latents, scores, images, words = 4 * 6 * 2 * 4, 3 * 4 * 5 * 1 * 3, 2 * 8 * 8 * 3, 6 * 9
-    assert plan.stored_per_decision == latents + scores + 5 + images + words + 4 * 4
-    assert plan.stored == 2 * 3 * 4 * plan.stored_per_decision
+    assert plan.stored_per_chunk == latents + scores + 5 + images + words + 4 * 4
+    assert plan.stored == 2 * 3 * 4 * plan.stored_per_chunk
     assert plan.if_contexts_were_stored == 2 * 3 * 4 * 80
     assert plan.while_learning == 96 + 64 + 128 + 64 + plan.backward
 

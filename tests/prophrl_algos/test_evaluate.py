@@ -1,4 +1,4 @@
-"""Evaluation: cells are run once each, intervals are Wilson's, official starts are welcome."""
+"""Evaluation: episodes are run once each, intervals are Wilson's, official starts are welcome."""
 
 import math
 
@@ -38,11 +38,11 @@ def test_tasks_apart():
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 5])
-def test_every_cell_is_run_once_whatever_the_number_of_rows(dream, tiny, reward_model, num_envs):
-    cells = [{"task": task, "start": start} for task in (0, 1) for start in (0, 2)] + [{"task": 1, "start": 1}]
+def test_every_episode_is_run_once_whatever_the_number_of_rows(dream, tiny, reward_model, num_envs):
+    episodes = [{"task": task, "start": start} for task in (0, 1) for start in (0, 2)] + [{"task": 1, "start": 1}]
     env = dream(num_envs, reward_model=reward_model(level=200))
-    found = evaluate(tiny(), env, cells)
-    asked = [(cell["task"], cell["start"]) for cell in cells]
+    found = evaluate(tiny(), env, episodes)
+    asked = [(each["task"], each["start"]) for each in episodes]
     assert [(e.start["task"], e.start["start"]) for e in found.episodes] == asked
     assert [e.chunks for e in found.episodes] == [3] * 5
     # Five episodes of three chunks; only rows that a first reset must begin may rest beside them.
@@ -71,10 +71,10 @@ def test_another_schedule_may_be_evaluated(dream, tiny, reward_model):
     assert quiet != noisy
 
 
-@pytest.mark.parametrize("cells", [[], [{"task": 0}, {"start": 1}]])
-def test_bad_cells_are_refused(dream, tiny, cells):
-    with pytest.raises(ValueError, match="at least one cell, and all must have the same names"):
-        evaluate(tiny(), dream(1), cells)
+@pytest.mark.parametrize("episodes", [[], [{"task": 0}, {"start": 1}]])
+def test_bad_episodes_are_refused(dream, tiny, episodes):
+    with pytest.raises(ValueError, match="at least one episode, and all must have the same reset options"):
+        evaluate(tiny(), dream(1), episodes)
 
 
 def test_an_env_that_resets_itself_is_refused(dream, tiny):
@@ -91,12 +91,12 @@ def test_no_weights_change(dream, tiny):
 
 def test_everything_is_checked_before_anything_is_run(dream, tiny):
     env = dream(2)
-    # The last cell, of another wave, is past the end of its task's starts.
-    cells = [{"task": 0, "start": start} for start in range(3)] + [{"task": 0, "start": 1000}]
+    # The last episode, of another wave, is past the end of its task's starts.
+    episodes = [{"task": 0, "start": start} for start in range(3)] + [{"task": 0, "start": 1000}]
     with pytest.raises(
         InvalidStartError, match=r"options\['start'\] must be in 0\.\.\d+, the initial states of task 0, got 1000"
     ):
-        evaluate(tiny(), env, cells)
+        evaluate(tiny(), env, episodes)
     assert env.world_model.batch_sizes == []
     with pytest.raises(UnknownOptionError, match="unknown task 7"):
         evaluate(tiny(), env, [{"task": 0, "start": 0}] * 2 + [{"task": 7, "start": 0}])

@@ -14,7 +14,7 @@ def test_its_plan_counts_the_published_weights_and_their_context():
     from benchmarks.policy_memory.plan import Workload, context_bytes, make_plan
 
     full = FULL_SIZES["smolvla"]("expert", language=False)
-    plan = make_plan(full, Workload(rows=1, microbatch=1, decisions=1))
+    plan = make_plan(full, Workload(rows=1, microbatch=1, chunks=1))
     # 450 M without the word head (49280 x 960), 99.9 M of them the expert with its projections
     assert plan.parameters == pytest.approx(450e6 - 49280 * 960, rel=0.01)
     assert plan.trained == pytest.approx(99.9e6, rel=0.01)
