@@ -5,7 +5,7 @@
 
 What the weights are does not change what they cost. In a step of the env the past goes through the Wan VAE, then the
 sampler calls the transformer once more than it has steps, then the chunk comes back through the VAE. Each number is a
-median of several steps, after one that is not counted. The report is written anew after each; what the time does not
+median of several steps, after one that is not counted. The report is rewritten after each; what the time does not
 allow or the memory does not hold is left out, and the report says so.
 """
 
@@ -84,7 +84,7 @@ def with_steps(prophet: FullProphet, steps: int) -> FullProphet:
 
 
 def median_seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median time of a call, after one that is not counted; the device's work is waited for."""
+    """Return the median time of a call, after one that is not counted; wait for the device's work."""
     times = []
     for _ in range(1 + repeats):
         began = time.perf_counter()

@@ -175,21 +175,22 @@ def env_costs() -> str:
     saved = 1 - refill["refill"]["seconds"] / refill["lockstep"]["seconds"]
     rows = [
         [
-            "fraction of the steps of sub-environments that generate a chunk, with a queue",
+            "fraction of sub-environment steps that generate a chunk, with a queue",
             f"{refill['refill']['useful_fraction']:.3f}",
         ],
-        ["the same in lockstep", f"{refill['lockstep']['useful_fraction']:.3f}"],
-        ["time that the queue saves over lockstep, same episodes", f"{saved:.0%}"],
+        ["the same if all sub-environments are reset together", f"{refill['lockstep']['useful_fraction']:.3f}"],
+        ["time that the queue saves, same episodes", f"{saved:.0%}"],
         ["env code outside the model, fraction of a step (median)", f"{refill['step']['env_share_median']:.2%}"],
-        [f"growth of memory over {tiny['chunks']:,} chunks of a tiny model", f"{tiny['growth']:.2%}"],
+        [f"memory growth over {tiny['chunks']:,} chunks of a tiny model", f"{tiny['growth']:.2%}"],
         [
-            f"most memory that {bundled['rows']} sub-environments of the bundled model took, MB, libraries included",
+            f"peak memory of {bundled['rows']} sub-environments of the bundled model, MB, libraries included",
             f"{bundled['rss_mb_highest_within_a_step']:.0f}",
         ],
     ]
     commands = (
-        "`python benchmarks/refill.py --json benchmarks/results/refill.json` (episodes of uneven length), "
-        "`python benchmarks/soak.py --json benchmarks/results/soak.json`, the last line with `--checkpoint bundled "
+        "The rows about the queue: `python benchmarks/refill.py --json benchmarks/results/refill.json`, with episodes "
+        "of uneven length; about memory: "
+        "`python benchmarks/soak.py --json benchmarks/results/soak.json`, for the last row with `--checkpoint bundled "
         "--chunks 1300 --json benchmarks/results/soak_bundled.json`"
     )
     return (

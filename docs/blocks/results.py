@@ -62,9 +62,10 @@ def _reinforced(summary: dict[str, Any]) -> list[list[str]]:
     return [
         [
             "Does reinforcement learning in it improve a small VLA?",
-            f"Success in LIBERO {share(summary['sft'])} after cloning, on purpose also from "
-            f"demonstrations that drop the object; {share(own)} after `{_OWN}` in the dream, a gain of "
-            f"{points(own['gain'])} points; {share(paper)} with the paper's scoring (one run)",
+            f"Success in LIBERO {share(summary['sft'])} after cloning, which on purpose "
+            f"includes demonstrations that drop the object; {share(own)} after `{_OWN}` in the dream, a gain of "
+            f"{points(own['gain'])} points; {share(paper)} after FA-GRPO with the sampled path's log-probs, as in the "
+            "paper (one run)",
             command,
         ],
         [

@@ -19,7 +19,7 @@ DOWN = (np.pi, 0.0, 0.0)
 
 
 def actions(**numbers: tuple[int, float]) -> np.ndarray:
-    """Equal actions with the gripper open: `move=(2, 0.03)` sets number 2 of each to 0.03."""
+    """Return equal actions with the gripper open: `move=(2, 0.03)` sets number 2 of each to 0.03."""
     steps = np.zeros((FRAMES - 1, 14), np.float32)
     steps[:, [6, 13]] = 1
     for index, value in numbers.values():

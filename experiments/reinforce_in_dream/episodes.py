@@ -42,7 +42,7 @@ class Scored(VectorWrapper):
         self._first = 0
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes; those that are reset are scored anew."""
+        """Begin episodes; those that are reset are scored again."""
         observation, info = self.env.reset(seed=seed, options=options)
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
         self._rows = np.flatnonzero(mask).tolist()

@@ -27,7 +27,7 @@ class Args(Arguments):
     seed: Seed = 0
     """Seed of the initial states and scripts."""
     starts: Literal["random", "official"] = "random"
-    """Initial states to begin from; `official` ones are for evaluation alone, never for training."""
+    """Initial states to begin from; `official` ones are for evaluation only, never for training."""
     mode: str | None = None
     """Only script to run, for example `expert`; by default a mixture of scripts that succeed and scripts that fail."""
     cameras: Cameras = (FIRST_CAMERA,)

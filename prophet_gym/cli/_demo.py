@@ -30,9 +30,9 @@ class Args(DreamOptions):
     tasks: Tasks = ()
     """Numbers of the tasks to show, in this order; all by default."""
     episodes: Items = 3
-    """Most episodes to show."""
+    """Maximum number of episodes to show."""
     steps: Count = 160
-    """Most actions of each episode."""
+    """Maximum number of actions of each episode."""
     out: OutFolder = Path("outputs")
     """Folder for the video and the contact sheet."""
     scale: Annotated[int, Whole(1, 32)] = 3
@@ -45,7 +45,7 @@ class Args(DreamOptions):
 
 @dataclass(frozen=True)
 class Scene:
-    """One episode as recorded and as dreamt; frame 0 of each video is the recorded one."""
+    """Hold an episode as recorded and as dreamt; frame 0 of each video is the recorded one."""
 
     instruction: str
     videos: dict[str, np.ndarray]

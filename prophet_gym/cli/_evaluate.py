@@ -23,7 +23,7 @@ class Args(BatchOptions, HeldOutOptions):
     horizons: Annotated[tuple[Count, ...], Several()] = (8, 64, 160, 240)
     """Numbers of frames to predict."""
     spacing: Count = 32
-    """Least number of frames between the windows of one horizon that are cut from the same episode."""
+    """Minimum number of frames between the windows of one horizon that are cut from the same episode."""
     look: Literal["light", "light-v2", "official"] | None = None
     """Look of the simulator while it records; the checkpoint's own by default."""
     json: OutFile | None = None

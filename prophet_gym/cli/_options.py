@@ -14,7 +14,7 @@ class DreamOptions(Arguments):
     world_model: str = "bundled"
     """Checkpoint of the world model: `bundled`, the name of a bundled one, a folder, or a Hub repository."""
     device: DeviceOrAuto = "auto"
-    """Device that computes, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
+    """Device to compute on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
     seed: Seed = 0
     """Seed of the dreams' noise."""
 

@@ -17,7 +17,7 @@ WORLDS = ("dream", "simulator", "control")
 
 @dataclass(frozen=True, kw_only=True)
 class Args(DreamOptions):
-    """Run policies in the dream and in the simulator from the same official starts, and compare their success.
+    """Run policies in the dream and in the simulator from the same official initial states, and compare success.
 
     A policy is `script:MODE?noise=0.3` (a scripted expert of LIBERO or one with a fault, under noise) or
     `MODULE:FUNCTION?option=value` (see `prophet_gym.evaluation.make_acting_policy`), for example

@@ -19,7 +19,7 @@ class Args(BatchOptions):
     out: OutFolder
     """Folder of the new recording; an unfinished one is continued."""
     episodes: Items = 200
-    """Most episodes to dream."""
+    """Maximum number of episodes to dream."""
     without: tuple[str, ...] = ()
     """Episodes to leave out, for example `task_03/episode_00007`."""
 

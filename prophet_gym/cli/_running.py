@@ -14,14 +14,14 @@ from prophet_gym.errors import ProphetError
 from prophet_gym.sims.libero._install import INSTALL
 
 LINES = 6
-"""Most lines of an error that are shown."""
+"""Maximum number of lines of an error that are shown."""
 # FloatingPointError: training diverged. MemoryError: too much was asked for at once.
 MENDABLE = (ProphetError, ValueError, OSError, FloatingPointError, MemoryError)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: a module with its `Args` and its `main(args)`, and one line on what it does.
+    """Describe a subcommand: a module with its `Args` and `main(args)`, and one line on what it does.
 
     `resumes` says that the same command continues a run that was stopped, `processes` that the processes of one
     torchrun may run it together.

@@ -218,7 +218,7 @@ def refuse_official(folder: str | os.PathLike) -> None:
     """Raise ValueError for a recording of official starts: those must never become training data."""
     if read_meta(folder).get("starts") == _OFFICIAL:
         raise ValueError(
-            f"{folder} starts from official initial states, which are for evaluation alone; "
+            f"{folder} starts from official initial states, which are for evaluation only; "
             "record training data with `prophet collect --starts random`"
         )
 
@@ -288,7 +288,7 @@ class RecordingSource:
     Raises:
         FileNotFoundError: `folder` is no recording.
         UnknownOptionError: The recording has no such episode.
-        ValueError: The recording starts from official initial states, which are for evaluation alone, or is damaged.
+        ValueError: The recording starts from official initial states, which are for evaluation only, or is damaged.
     """
 
     def __init__(

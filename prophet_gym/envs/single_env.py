@@ -53,7 +53,7 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
         """Run one chunk of actions (k, a).
 
         Raises:
-            InvalidActionError: The action is no such array, or is out of bounds; the env is unchanged.
+            InvalidActionError: The action has another shape, is not finite or is out of bounds; the env is unchanged.
         """
         checked = require_actions(action, self._vector.single_action_space)
         observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
@@ -106,8 +106,8 @@ class ProphetEnv(SingleEnv):
     ## Observation Space
     `Dict` with `image`, `Box(0, 255, (h, w, 3), uint8)`: the camera image after the last action, RGB. With
     `proprioception=True` also `gripper_position`, `Box(-10, 10, (3,), float32)`: the world model's estimate of where
-    the gripper is, in metres. With `cameras=("agentview", "wrist")`, where the weights dream both, also `wrist_image`,
-    as large, and `state`, `Box(-10, 10, (8,), float32)`, the numbers of `specs.STATE_NAMES`.
+    the gripper is, in metres. With `cameras=("agentview", "wrist")`, if the weights generate both, also `wrist_image`,
+    of the same size, and `state`, `Box(-10, 10, (8,), float32)`, the numbers of `specs.STATE_NAMES`.
 
     ## Rewards
     The reward model's score. The bundled one gives 1.0 at the step at which it finds the task done, else 0.0.
@@ -122,7 +122,7 @@ class ProphetEnv(SingleEnv):
 
     ## Episode End
     - Termination: the reward model finds the task done.
-    - Truncation: after `max_episode_steps` chunks, or where the uncertainty exceeds `max_uncertainty`.
+    - Truncation: after `max_episode_steps` chunks (`env.spec` has the default), or if `max_uncertainty` is exceeded.
 
     After an episode has ended, every step has reward 0 and both flags False, until `reset`.
 

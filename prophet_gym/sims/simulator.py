@@ -55,7 +55,7 @@ class Simulator(Arm, Protocol):
     Attributes:
         robot: Name of the embodiment, whose `action_spec` bounds the actions and whose `control_hz` is the rate.
         looks: Names of the ways in which it can draw; the first is the default.
-        splits: Where its episodes can start: `train` (random placements), `official` (for evaluation alone), or both.
+        splits: Where its episodes can start: `train` (random placements), `official` (for evaluation only), or both.
         tasks: Number of tasks of a suite.
         modes: Names of the scripts that can act in it; a `mixture` is of some of them.
         official_states: Number of initial states of a task that are for evaluation; 0 if there are none.
@@ -179,7 +179,7 @@ def check_split(suite: str, split: str) -> None:
     """Raise UnknownOptionError unless episodes of a suite can start from this split."""
     splits = simulator_of(suite).splits
     if split == "train" and splits == ("official",):
-        raise UnknownOptionError(f"{suite} is for evaluation alone: it has the split 'official', and no 'train'")
+        raise UnknownOptionError(f"{suite} is for evaluation only: it has the split 'official', and no 'train'")
     if split not in splits:
         raise unknown_option("split", split, splits)
 

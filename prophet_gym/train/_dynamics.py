@@ -30,7 +30,7 @@ _LATENT_NOISE = 0.1
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """How the transformer's training steps are made of dreams: `rows` at once, of `chunks` chunks on average.
+    """Describe how the transformer's training steps are made of dreams: `rows` at once, of `chunks` chunks on average.
 
     In the first steps, a fraction `single_until` of all, they are single chunks.
     """
@@ -42,7 +42,7 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Dreams:
-    """Recorded actions, dreamt so far by the model itself.
+    """Hold recorded actions, dreamt so far by the model itself.
 
     `current` is the index among all frames where each dream is, between its episode's `first` and `last`; `age` counts
     the chunks that it has dreamt. `past` are latents of its newest frames, `gripper` is that in the last four of them.
@@ -110,7 +110,7 @@ ChunkLoss = Callable[..., tuple[Tensor, dict[str, float], Dreams]]
 
 @dataclass
 class _Carried:
-    """The dreams of the step before, which a training state must hold for a run to resume to the same bits."""
+    """Hold the dreams of the step before, which a run needs to resume to the same bits."""
 
     device: torch.device
     dreams: Dreams | None = None

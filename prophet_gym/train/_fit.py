@@ -30,7 +30,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long, how fast and how often."""
+    """Say how long, how fast and how often to train."""
 
     steps: int  # Optimizer steps in all.
     learning_rate: float  # Its peak: it is warmed up, stays, then falls linearly to zero.
@@ -67,7 +67,7 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class CosineConfig(FitConfig):
-    """A cosine to zero after the warm-up, AdamW as torch has it, and the last weights: for small heads and adapters."""
+    """Train small heads and adapters: cosine to zero after the warm-up, torch's AdamW, and the last weights."""
 
     warmup: int = 0
     weight_decay: float = 0.01
@@ -147,7 +147,7 @@ def fit(
 
 
 class _Run:
-    """What takes an optimizer step: model and optimizer as accelerate prepares them, and the averaged weights."""
+    """Take optimizer steps with model and optimizer as accelerate prepares them, and average the weights."""
 
     def __init__(self, model: nn.Module, loss: Loss, config: FitConfig, accelerator: Any, name: str) -> None:
         # Imported where training begins: they take seconds, for which no other command should wait.

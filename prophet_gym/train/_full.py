@@ -41,7 +41,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class ToolVideos:
-    """The tools at the current frame and after each action, in the rows `drawn`; black where they are not known."""
+    """Hold images of the tools, now and after each action, in the rows `drawn`; black where they are not known."""
 
     video: UInt8[Tensor, "b f h w 3"]
     drawn: Bool[Tensor, " b"]

@@ -28,16 +28,16 @@ class Args(Arguments):
 
     data: Path  # Recording of `prophet collect`.
     out: OutFolder  # Folder for weights, config and metrics.json.
-    minutes: Minutes = 15.0  # Most minutes of training.
-    steps: Count = 6000  # Most optimizer steps.
+    minutes: Minutes = 15.0  # Maximum minutes of training.
+    steps: Count = 6000  # Maximum number of optimizer steps.
     batch_size: Items = 32  # Number of images per step.
     image_size: Items = 128  # Height and width, in pixels, that images are scaled down to.
-    learning_rate: Positive = 2e-3  # Peak of the learning rate, on a cosine schedule.
+    learning_rate: Positive = 2e-3  # Peak learning rate, on a cosine schedule.
     stride: Count = 4  # Read every n-th frame.
     held_out: Count = 10  # Keep one episode in n for validation.
     without: tuple[str, ...] = ()  # Episodes to leave out, for example `task_03/episode_00007`.
     seed: Seed = 0  # Seed of weights and batches.
-    device: Device = "cpu"  # Device that trains, for example `cpu` or `cuda`.
+    device: Device = "cpu"  # Device to train on, for example `cpu` or `cuda`.
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class FullOptions(Arguments):
     steps: Count = 30_000  # Number of optimizer steps.
     batch_size: Items = 1  # Number of windows in a batch of one process.
     accumulate: Count = 1  # Number of batches per optimizer step (gradient accumulation).
-    learning_rate: Positive = 1e-4  # Peak of the learning rate.
+    learning_rate: Positive = 1e-4  # Peak learning rate.
     warmup: CountOrNone = 1000  # Number of warm-up steps.
     weight_decay: NotNegative = 0.1  # Weight decay of AdamW, for matrices alone.
     ema: Fraction = 0.999  # Decay of the moving average of the weights; the average is the result.

@@ -57,19 +57,19 @@ class Args(Arguments):
     backbone: Literal["head", "vlm"] = "head"
     """`head` (a small network on single frames) or `vlm` (adapters of a vision-language model)."""
     dreams: tuple[Path, ...] = ()  # Recordings of dreams, labelled with the simulator's outcome of the same actions.
-    minutes: Minutes = 60.0  # Most minutes of training; reading is not counted.
-    steps: Count = 3000  # Most optimizer steps.
+    minutes: Minutes = 60.0  # Maximum minutes of training; reading is not counted.
+    steps: Count = 3000  # Maximum number of optimizer steps.
     batch_size: Items = 64  # Number of frames (head) or videos (vlm) per step.
-    learning_rate: Positive | None = None  # Peak of the learning rate; the backbone's own by default.
+    learning_rate: Positive | None = None  # Peak learning rate; the backbone's own by default.
     held_out: Fraction = 0.2  # Fraction of the episodes kept for validation; half of them choose the threshold.
-    max_episodes: Count = 600  # Most episodes to read of each recording.
+    max_episodes: Count = 600  # Maximum number of episodes to read of each recording.
     without: tuple[str, ...] = ()  # Episodes to leave out, for example `task_03/episode_00007`.
     image_size: Items = 64  # Height and width, in pixels, that images are scaled down to (head).
     model: str = DEFAULT_MODEL  # Vision-language model: a Hub repository or a folder (vlm).
     lora_rank: CountOrNone = 16  # Rank of the LoRA adapters (vlm).
     stride: Count = 5  # Show the model every n-th frame (vlm).
-    shown: Count = 16  # Most frames to show the model (vlm).
-    device: Device = "cpu"  # Device that trains the model (vlm).
+    shown: Count = 16  # Maximum number of frames to show the model (vlm).
+    device: Device = "cpu"  # Device to train on the model (vlm).
     dtype: str = "auto"  # Precision of the model: `auto`, `float32`, `bfloat16` or `float16` (vlm).
     seed: Seed = 0  # Seed of weights and batches.
 

@@ -130,7 +130,7 @@ def _lock_owner(folder: Path) -> str:
 
 @dataclass
 class States:
-    """The training states of the model `name` in a run's folder.
+    """Keep the training states of the model `name` in a run's folder.
 
     Accelerate writes the optimizer, what else is registered with it (`state`) and, as safetensors, the weights that are
     trained; their average (an `EMAModel`) lies beside them. The other weights are not stored: a run resumes with the

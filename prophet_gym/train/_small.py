@@ -70,14 +70,14 @@ class Args(Arguments):
     weights of the transformer, for the scene of `--base`."""
     stage: Stage = "all"  # Stage to run, or `all`.
     held_out: Count = 20  # Keep one episode in n for validation.
-    max_episodes: Count | None = None  # Most episodes to read of each recording.
+    max_episodes: Count | None = None  # Maximum number of episodes to read of each recording.
     autoencoder_steps: CountOrNone = 12_000  # Number of optimizer steps of the autoencoder, on 32 crops each.
     decoder_steps: CountOrNone = 6_000  # Number of further steps of the decoder; the encoder is frozen.
     tracker_steps: CountOrNone = 8_000  # Number of optimizer steps of the tracker, on 128 windows each.
     steps: Count = 8_000  # Number of optimizer steps of the transformer.
-    minutes: Minutes = math.inf  # Most minutes of the transformer's training, stopped runs included.
+    minutes: Minutes = math.inf  # Maximum minutes of the transformer's training, stopped runs included.
     batch_size: Items = 16  # Number of chunks per step.
-    learning_rate: NotNegative = 1e-3  # Peak of the transformer's learning rate.
+    learning_rate: NotNegative = 1e-3  # Peak learning rate of the transformer.
     warmup: CountOrNone = 200  # Number of warm-up steps of the transformer.
     ema: Fraction = 0.999  # Decay of the moving average of the transformer's weights; the average is the result.
     chunks: Count = 4  # Mean length of the training dreams, in chunks.
@@ -87,9 +87,9 @@ class Args(Arguments):
     layers: Items = 6  # Number of blocks of the transformer, when training from scratch.
     width: Items = 192  # Width of the transformer, when training from scratch.
     without: tuple[str, ...] = ()  # Episodes to leave out, for example `task_03/episode_00007`.
-    device: DeviceOrAuto = "auto"  # Device that trains: `cpu`, `cuda`, or `auto`, the GPU if there is one.
+    device: DeviceOrAuto = "auto"  # Device to train on: `cpu`, `cuda`, or `auto`, the GPU if there is one.
     precision: Precision = "auto"
-    """Precision of products on a CPU: `bf16`, `no` (float32), or `auto`, bf16 if the CPU has instructions for it."""
+    """Precision of matrix products on a CPU: `bf16`, `no` (float32), or `auto`, bf16 if the CPU supports it."""
 
 
 def main(args: Args) -> None:
@@ -147,7 +147,7 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
 
 @dataclass(frozen=True)
 class _Training:
-    """The stages of one run; each reads what the ones before left in the folder."""
+    """Run the stages of training; each reads what the ones before left in the folder."""
 
     args: Args
     base: SmallProphet | None

@@ -60,7 +60,7 @@ class PolicyOptions(Arguments):
 
     policy: str
     """Policy: `small` (10 denoising steps), `small-k4` (4), a folder or Hub repository of a published policy, or
-    `package.module:function`, a function from the environment to a FlowPolicy."""
+    `package.module:function`, which is called with the environment and returns a FlowPolicy."""
     load: Load = field(default_factory=Load)
     """Options of published policies; other policies ignore them."""
 
@@ -78,12 +78,12 @@ class EnvOptions(Arguments):
     """Choose the env that a policy acts in, and the device of the networks."""
 
     env: str = "Prophet-LIBERO-v0"
-    """Id of a registered environment, with the module that registers it where that is yours, as in `my_envs:Mine-v0`;
+    """Id of a registered environment; for one of your own with the module that registers it, as in `my_envs:Mine-v0`;
     `LIBERO-Object-v0` is the simulator."""
     world_model: str = ""
     """Checkpoint of the world model in a Prophet environment: a folder or Hub repository; the bundled one if empty."""
     device: DeviceOrAuto = "auto"
-    """Device that computes, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
+    """Device to compute on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
     cameras: Cameras = (FIRST_CAMERA,)
     """Cameras that the policy sees: `agentview`, or `agentview wrist`, which also gives it the robot's state, in an
     environment that has both, as `LIBERO-Object-v0`."""

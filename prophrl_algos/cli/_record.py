@@ -38,7 +38,7 @@ class Args(WeightsOptions):
     noise_level: NotNegative = 0.5
     """Noise level of the sampling SDE, as in rollouts; 0 samples with the ODE."""
     look: str = "light"
-    """Look of the simulator: `light` or `official`."""
+    """Look of the simulator: `light`, `light-v2` or `official`."""
     seed: Seed = 0
     """Seed of the initial states and of the policy's noise."""
     cameras: Cameras = (FIRST_CAMERA,)

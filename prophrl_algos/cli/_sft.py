@@ -26,7 +26,7 @@ class Args(PolicyOptions, EnvOptions):
     config: SftConfig = field(default_factory=SftConfig)
     """Steps, batches and optimizer."""
     precision: Literal["auto", "bf16", "no"] = "auto"
-    """Precision of a SmallVLA's products: `bf16`, `no` (float32), or `auto`, bf16 where the CPU supports it."""
+    """Precision of a SmallVLA's matrix products: `bf16`, `no` (float32), or `auto`, bf16 where the CPU supports it."""
     tasks: Tasks = ()
     """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     modes: tuple[str, ...] = ("expert",)

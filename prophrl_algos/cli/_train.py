@@ -29,7 +29,7 @@ class Args(WeightsOptions, DreamOptions):
     load: TrainLoad = field(default_factory=TrainLoad)
     """Options of published policies; other policies ignore them."""
     algo: str = "fa-grpo"
-    """Algorithm: a name that `prophrl` lists, or `package.module:function`, a function from FlowSpec to Algorithm."""
+    """Algorithm: a name that `prophrl` lists, or `package.module:function`, called with a FlowSpec."""
     advantages: Literal["group", "leave-one-out"] = "group"
     """Advantages: `group` is (return - mean) / std of the group, `leave-one-out` the return minus the others' mean."""
     out: OutFolder = Path("outputs/rl")

@@ -110,7 +110,7 @@ def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path, rec
 
 def test_official_starts_are_refused(tmp_path, record):
     official = write_toys(record, tmp_path / "official", starts="official")
-    with pytest.raises(ValueError, match="evaluation alone"):
+    with pytest.raises(ValueError, match="evaluation only"):
         main(Args(data=(official,), out=tmp_path / "out"))
 
 

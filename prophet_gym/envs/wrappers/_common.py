@@ -1,4 +1,4 @@
-"""What the wrappers share: plain arguments for specs, attributes of the env inside, arrays instead of tensors."""
+"""Share between wrappers: plain arguments for specs, attributes of the wrapped env, arrays instead of tensors."""
 
 import inspect
 from typing import Any
@@ -18,17 +18,17 @@ class PlainArguments(RecordConstructorArgs):
 
 
 class DeclaringVectorWrapper(VectorWrapper):
-    """A `VectorWrapper` with the attributes of the env inside, such as `autoreset_mode` and `fps`.
+    """Wrap a vector env and have its attributes, such as `autoreset_mode` and `fps`.
 
     Methods of the env are not among them: a wrapper may have a memory that they know nothing of. Call them on
     `unwrapped`.
     """
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the env inside; called where this wrapper has none of that name."""
+        """Return an attribute of the wrapped env; called where this wrapper has none of that name."""
         env: VectorEnv | None = None if name.startswith("_") else vars(self).get("env")
         if env is None or not (hasattr(env, name) or isinstance(env, DeclaringVectorWrapper)):
-            raise AttributeError(f"neither {type(self).__name__} nor the env inside has an attribute {name!r}")
+            raise AttributeError(f"neither {type(self).__name__} nor the wrapped env has an attribute {name!r}")
         value = getattr(env, name)
         if inspect.ismethod(value):
             whose = f"a method of the env inside {type(self).__name__}, which knows nothing of this wrapper"

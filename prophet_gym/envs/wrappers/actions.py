@@ -88,7 +88,7 @@ class OneActionPerStep(gym.Wrapper, PlainArguments):
         """Add one action (a,); run the chunk when it is full.
 
         Raises:
-            InvalidActionError: The action is no such array; the env is unchanged.
+            InvalidActionError: The action has another shape or is not finite; the env is unchanged.
         """
         chunk = self._clock.add(action, self.action_space)
         if chunk is None:
@@ -210,7 +210,7 @@ class OneActionPerChunk(gym.ActionWrapper, PlainArguments):
             rest: Action (a,) that gives the values of the other dimensions.
 
         Raises:
-            ValueError: The action space is no such `Box`, an action has no such dimension, or `rest` is no action.
+            ValueError: The action space is no `Box` of chunks, `dims` are not its dimensions, or `rest` is no action.
         """
         PlainArguments.__init__(self, dims=dims, rest=rest)
         super().__init__(env)

