@@ -70,7 +70,7 @@ def start(seed: int) -> TinyFlowPolicy:
 
 
 def learn(policy: TinyFlowPolicy, arm: str, seed: int, args: Args, epochs: int) -> Iterator[tuple[int, float]]:
-    """(update, mean reward) along a run."""
+    """Return (update, mean reward) along a run."""
     make, flowscale = ARMS[arm]
     algorithm, policy = make(), copy.deepcopy(policy)
     kernel = algorithm.kernel.parameters() if isinstance(algorithm.kernel, torch.nn.Module) else []
@@ -89,7 +89,7 @@ def reward(policy: TinyFlowPolicy) -> float:
 
 
 def interval(curves: np.ndarray) -> list[dict[str, float]]:
-    """Mean over seeds with a 95% bootstrap interval, per point."""
+    """Return the mean over seeds with a 95% bootstrap interval, per point."""
     picks = np.random.default_rng(0).integers(len(curves), size=(2000, len(curves)))
     low, high = np.quantile(curves[picks].mean(1), [0.025, 0.975], axis=0)
     triples = zip(curves.mean(0), low, high, strict=True)
@@ -97,7 +97,7 @@ def interval(curves: np.ndarray) -> list[dict[str, float]]:
 
 
 def gradient_spread(policy: TinyFlowPolicy, rows: int = 1024) -> dict[str, Any]:
-    """||dl_k/dv|| per flow step, averaged over samples, under each setting of FlowScale."""
+    """Return ||dl_k/dv|| per flow step, averaged over samples, under each setting of FlowScale."""
     schedule = FlowSchedule(SPEC.num_steps, 0.5)
     obs = policy.prepare(BanditVectorEnv(rows).reset()[0], ["pull"] * rows)
     path = sample(policy, obs, schedule, [torch.Generator().manual_seed(row) for row in range(rows)])
@@ -115,7 +115,7 @@ def gradient_spread(policy: TinyFlowPolicy, rows: int = 1024) -> dict[str, Any]:
 
 
 def identity(policy: TinyFlowPolicy, seed: int) -> float:
-    """Largest difference of FA-GRPO's and K times Flow-GRPO's gradient after one on-policy batch, by the norm."""
+    """Return the largest difference of FA-GRPO's and K times Flow-GRPO's on-policy gradient, by the norm."""
     gradients = []
     for arm, scale in (("FA-GRPO", 1.0), ("Flow-GRPO", float(SPEC.num_steps))):
         trained = copy.deepcopy(policy)

@@ -37,11 +37,11 @@ class Args:
     runs: int = 3
     """Processes of each kind."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 def measure(code: str) -> tuple[float, int]:
-    """CPU seconds of a process up to its first step, and the modules that it has imported by then."""
+    """Return the CPU seconds of a process up to its first step, and the modules that it has imported by then."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, modules = done.stdout.split()[-2:]
     return float(seconds), int(modules)

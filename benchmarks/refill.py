@@ -100,7 +100,7 @@ def refilled(model: WorldModel, starts: InitialStates, rows: int, seed: int) -> 
 
 
 def drive(envs: ProphetVectorEnv, seed: int) -> None:
-    """Random commands until every episode is over."""
+    """Take random actions until every episode has ended."""
     rng = np.random.default_rng(seed)
     while not envs.finished:
         envs.step(rng.uniform(-0.3, 0.3, envs.action_space.shape).astype(np.float32))

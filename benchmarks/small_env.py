@@ -68,11 +68,11 @@ class Args:
     seconds: float = 10.0
     """Time for each number."""
     device: str = "cpu"
-    """Device that dreams."""
+    """Compute dreams on this device."""
     task: int = 3
     """Task of LIBERO-Object."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 def measure(envs: Any, seconds: float, reset: Mapping[str, Any]) -> dict[str, float]:

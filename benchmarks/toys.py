@@ -72,7 +72,7 @@ class BanditVectorEnv(VectorEnv):
 
 
 class TinyFlowPolicy(nn.Module):
-    """A policy of an MLP on latent, time and a context vector of averaged image cells and counted characters.
+    """Act with an MLP on latent, time and a context vector of averaged image cells and counted characters.
 
     It reads `env_obs["image"]` (uint8) of any size. Latents are actions; what the env cannot run is clipped there.
     """

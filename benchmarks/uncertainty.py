@@ -85,7 +85,7 @@ def main(args: Args) -> None:
 
 
 def dream(world_model: WorldModel, episode: Episode, chunks: int) -> Float[np.ndarray, "n 3"]:
-    """Uncertainty, mean squared error (grey levels) and age of every chunk."""
+    """Return uncertainty, mean squared error (grey levels) and age of every chunk."""
     size = world_model.chunk
     count = min(len(episode) // size, chunks)
     frames = torch.from_numpy(episode.frames()[: count * size + 1])
@@ -105,7 +105,7 @@ def dream(world_model: WorldModel, episode: Episode, chunks: int) -> Float[np.nd
 
 
 def psnr(error: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """In dB, of mean squared errors in grey levels."""
+    """Return the PSNR in dB of mean squared errors in grey levels."""
     return 10 * np.log10(255**2 / np.maximum(error, 1e-6))
 
 
@@ -116,7 +116,7 @@ def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
 
 
 def spearman_at_one_age(rows: Float[np.ndarray, "n 3"]) -> float:
-    """Mean over ages of the correlation among chunks of that age."""
+    """Return the mean over ages of the correlation among chunks of that age."""
     same = [rows[rows[:, 2] == age] for age in np.unique(rows[:, 2])]
     found = [spearman(part[:, 0], part[:, 1]) for part in same if len(part) >= SAME_AGE]
     return float(np.nanmean(found)) if found else float("nan")

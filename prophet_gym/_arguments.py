@@ -16,7 +16,7 @@ from prophet_gym._checks import require_count, require_device, require_number
 
 
 class Check(ABC):
-    """A requirement in the metadata of an `Annotated` type: raises ValueError unless the value of `name` meets it."""
+    """Check a value as metadata of an `Annotated` type: raise ValueError unless the value of `name` fits."""
 
     @abstractmethod
     def __call__(self, name: str, value: Any) -> None: ...
@@ -24,7 +24,7 @@ class Check(ABC):
 
 @dataclass(frozen=True)
 class Whole(Check):
-    """A whole number from `least` to `most`."""
+    """Require a whole number from `least` to `most`."""
 
     least: int
     most: int
@@ -36,7 +36,7 @@ class Whole(Check):
 
 @dataclass(frozen=True)
 class Number(Check):
-    """A number of at least `least`, above `above` and at most `most`; finite unless `endless` allows infinity."""
+    """Require a number of at least `least`, above `above` and at most `most`; finite unless `endless`."""
 
     least: float | int = -math.inf
     above: float | int = -math.inf
@@ -72,7 +72,7 @@ class Several(Check):
 
 @dataclass(frozen=True)
 class OnDevice(Check):
-    """A device of torch that is there, e.g. `cpu` or `cuda:1`; `also`: names that a command reads itself."""
+    """Require a torch device that is there, e.g. `cpu` or `cuda:1`; `also`: names that a command reads itself."""
 
     also: tuple[str, ...] = ()
 
@@ -82,7 +82,7 @@ class OnDevice(Check):
 
 @dataclass(frozen=True)
 class Writable(Check):
-    """A file, or a `folder`, that is there or can be made, and written to; none is made.
+    """Require a file, or a `folder`, that can be written or made; nothing is made.
 
     `endings` are those that a file's name may have.
     """
@@ -137,7 +137,7 @@ def resolved_device(name: str) -> str:
 
 
 class Arguments:
-    """Base class of `Args` dataclasses: checks every field whose type states a requirement."""
+    """Check every field whose type states a requirement; the base class of `Args` dataclasses."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():

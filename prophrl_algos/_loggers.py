@@ -15,7 +15,7 @@ from prophrl_algos.trainer import Metrics
 
 
 class Logger:
-    """Takes the metrics of each update; an update that is logged again (after a kill) replaces the earlier one."""
+    """Take the metrics of each update; an update that is logged again (after a kill) replaces the earlier one."""
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Take the metrics of an update."""
@@ -26,7 +26,7 @@ class Logger:
 
 
 class CsvLogger(Logger):
-    """One line per update in a CSV file that is always whole; lines that a killed run logged too far are dropped.
+    """Write a line per update to a CSV file that is always whole; drop lines that a killed run logged too far.
 
     Columns appear when their metrics do.
     """

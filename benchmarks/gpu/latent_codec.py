@@ -16,7 +16,7 @@ NAMES = ("latents", "commands", "gripper", "starts")
 
 
 def quantise(latents: np.ndarray) -> np.ndarray:
-    """Whole sixteenths, int8.
+    """Round to sixteenths, int8.
 
     Args:
         latents: normalised, of any shape.

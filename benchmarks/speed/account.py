@@ -51,7 +51,7 @@ class Args:
     rounds: int = 5
     """Forwards, of which the fastest counts."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 @torch.no_grad()

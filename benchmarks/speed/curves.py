@@ -33,11 +33,11 @@ class Args:
     rounds: int = 3
     """Episodes; the fastest step of each age counts, which other processes delay least."""
     engine: str = "auto"
-    """What runs the transformer."""
+    """Run the transformer with this engine."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
     png: Path | None = None
-    """Where the curves are drawn."""
+    """Draw the curves into this file."""
 
 
 def stepped(args: Args, rows: int, steps: int | None) -> list[float]:

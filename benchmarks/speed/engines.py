@@ -40,7 +40,7 @@ class Args:
     rounds: int = 15
     """Measurements of each."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 def inputs_of(config: Any, network: Any, rows: int) -> tuple[Conditions, Tensor, Tensor]:

@@ -9,7 +9,7 @@ result stays in the folder, so that a run that was stopped continues; they need 
 the resident memory, pages of mapped files among it, which the system takes back where memory is short. CPU seconds are
 those of an idle machine, where there is one thread.
 `env:DTYPE:STEPS` steps once with so many steps of the sampler, and says what the parts of it took. `window` asks how
-much of a past frame's latents depends on where the window of the history begins: every chunk encodes all of it anew.
+much of a past frame's latents depends on where the window of the history begins: every chunk encodes all of it again.
 """
 
 import dataclasses
@@ -50,11 +50,11 @@ class Args:
     stage: str | None = None
     """Run this stage alone, in this process."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
     @property
     def size(self) -> int:
-        """Side of the frames in pixels."""
+        """Return the side of the frames in pixels."""
         return 64 if self.tiny else 256
 
 

@@ -33,7 +33,7 @@ class Args:
     engine: str = "auto"
     """What runs the dream's transformer."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 def trainer_of(args: Args, world: str, out: Path) -> Any:

@@ -42,7 +42,7 @@ class Args:
     clearly_not: tuple[float, ...] = (0.0, 0.1, 0.5, 0.9)
     """Parts of the threshold, see `SuccessHeadConfig`."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 def dreams(world_model: WorldModel, episodes: Sequence[Episode]) -> list[UInt8[np.ndarray, "t h w 3"]]:

@@ -36,7 +36,7 @@ class Args:
     rounds: int = 10
     """Measurements of each precision, in turns."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ class Args:
     options: str = '{"render": "chunk", "engine": "auto"}'
     """Arguments of `gym.make_vec` in this checkout, as JSON."""
     json: Path | None = None
-    """Where the numbers are written."""
+    """Write the numbers to this file."""
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Args:
     rounds: int = 2
     """Measurements of each."""
     json: Path | None = None
-    """Where the numbers are written; stages that it has and that are not measured now are kept."""
+    """Write the numbers to this file; stages that it has and that are not measured now are kept."""
 
 
 def split(data: Path, folder: Path) -> None:

@@ -35,7 +35,7 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What happened in an episode of n actions, in metres; index 0 is before the first one.
+    """Hold what happened in an episode of n actions, in metres; index 0 is before the first one.
 
     Attributes:
         gripper: Where the grip was.
@@ -58,7 +58,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why an episode failed.
+    """Say why an episode failed.
 
     Attributes:
         name: One of `CAUSES`.

@@ -59,7 +59,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Film:
-    """One episode as it went: facts, the simulator's state after each action, and whether it succeeded."""
+    """Hold an episode as it went: facts, the simulator's state after each action, and whether it succeeded."""
 
     facts: Facts
     states: Sequence[np.ndarray]

@@ -20,7 +20,7 @@ ReadFrames = Callable[[int, int], UInt8[np.ndarray, "f h w 3"]]
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulator knows of an episode of t actions and f = t + 1 frames, beside what a camera sees.
+    """Hold what a simulator knows of an episode of t actions and f = t + 1 frames, beside what a camera sees.
 
     Positions are the world's, in metres; quaternions are the hand's, xyzw; `gripper_opening` is the distance between
     the fingers in metres; `success` says whether the task's goal holds; `target` is the object or fixture that the task
@@ -174,7 +174,7 @@ class LabelledVideo:
 
 @runtime_checkable
 class EpisodeSource(Protocol):
-    """A data set on disk. Opening one reads its index; `steps` costs nothing, `episode` reads actions but no images.
+    """Read a data set on disk. Opening it reads the index; `steps` is free, `episode` reads actions but no images.
 
     A source holds plain data only, so that it can be sent to a worker process.
     """

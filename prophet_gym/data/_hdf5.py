@@ -25,7 +25,7 @@ from prophet_gym.errors import ProphetError
 
 @dataclass(frozen=True)
 class Layout:
-    """What one writer of these files does differently from others.
+    """Describe what one writer of these files does differently from others.
 
     `first_action` follows frame 0. LIBERO's writer stores the image *after* each action, so the action after frame 0 is
     number 1 there, and action 0 has no frame before it. `orient` says how the images of `camera` become upright, see
@@ -54,7 +54,7 @@ _UPRIGHT = {"opengl": "rows_reversed", "opencv": "as_stored"}
 
 @dataclass(frozen=True)
 class _Demo:
-    """One demonstration: its file, its name there, its number of usable steps, its camera's matrix."""
+    """Describe a demonstration: its file, its name there, its number of usable steps, its camera's matrix."""
 
     path: Path
     key: str

@@ -21,7 +21,7 @@ _STORED = ("latents", "commands", "gripper", "starts")
 
 @dataclass(frozen=True)
 class LatentEpisodes:
-    """All frames of many episodes as normalised latents, one after the other.
+    """Hold all frames of many episodes as normalised latents, one after the other.
 
     In the row of an episode's last frame, `actions` has what its robot is taken to have done before the first
     (`Embodiment.action_before`). `gripper` is that of `Windows`. `starts` is the index of every episode's first frame,

@@ -33,7 +33,7 @@ _FIELD = re.compile(r"\{([^{}:]*)(?::(0?\d{1,2})d?)?\}")
 
 @dataclass(frozen=True)
 class _Entry:
-    """One line of a data set's index: where an episode's rows and images lie; several tasks are one instruction.
+    """Hold a line of a data set's index: where an episode's rows and images lie. Several tasks are one instruction.
 
     `video` may be one of several episodes, and is None where the images lie in the rows. The episode runs in it from
     `offset` to `until`, where the index says so, and its last episode ends at `video_ends`; all in seconds.
@@ -51,7 +51,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Line:
-    """One line of an index file, and what messages call it."""
+    """Hold a line of an index file, and what messages call it."""
 
     values: Mapping[str, Any]
     where: str

@@ -24,7 +24,7 @@ has it; see `ToolReading`; read over."""
 
 @dataclass(frozen=True)
 class ToolReading:
-    """How a data set's states say where the tools are.
+    """Describe how a data set's states say where the tools are.
 
     The numbers of `columns`, one column after the other, are a state; `numbers` names what these are, in order, as in
     `_WIDTHS`. Each arm has one xyz, one rotation and one gripper, and the first of each are the first arm's. `open` and

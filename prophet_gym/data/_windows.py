@@ -32,7 +32,7 @@ def as_given(actions: Float32[np.ndarray, "k a"], tools: Tools) -> tuple[Float32
 
 @dataclass(frozen=True)
 class MixtureEntry:
-    """A data set's part in a mixture.
+    """Describe a data set's part in a mixture.
 
     `weight` is how often it is read, relative to the others' weights; if none has one, every window counts alike.
     `plan` leads from its actions to the model's, a module's function, so that workers can be sent it.
@@ -45,7 +45,7 @@ class MixtureEntry:
 
 @dataclass(frozen=True)
 class WindowShape:
-    """How long and how large a window is.
+    """Describe how long and how large a window is.
 
     `history` counts the frames before the current one, 60 in the paper (reference.md: "History"); `steps` the actions,
     and frames after the current one: 20 is one call of the model. Frames are resized to the height and width of `size`.
@@ -58,7 +58,7 @@ class WindowShape:
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch of windows, whatever a frame is: an image (uint8 `h w 3`) or its latents (float32 `c h w`).
+    """Hold a batch of windows, whatever a frame is: an image (uint8 `h w 3`) or its latents (float32 `c h w`).
 
     Attributes:
         past: Frames up to and with the current one, oldest first, the episode's first repeated before its start.
@@ -114,7 +114,7 @@ def _past_indices(
 
 
 class WindowDataset(Dataset[Windows]):
-    """Every window of the episodes of several data sets, read from disk; the index is (data set, window)."""
+    """Read any window of the episodes of several data sets from disk; the index is (data set, window)."""
 
     def __init__(self, entries: Sequence[MixtureEntry], shape: WindowShape):
         self.entries, self.shape = tuple(entries), shape
@@ -230,7 +230,7 @@ def epoch_order(counts: Sequence[int], shares: Sequence[int], *, seed: int, epoc
 
 
 class WindowLoader:
-    """Shuffled batches of windows, epoch after epoch without end; its state is how many windows were read.
+    """Yield shuffled batches of windows, epoch after epoch without end; its state is how many windows were read.
 
     The order is a function of the seed alone: the number of workers does not change it, ranks read one order together,
     and `load_state_dict` continues with the batch after the last one that was taken, whatever the workers had read

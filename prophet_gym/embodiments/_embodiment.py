@@ -17,7 +17,7 @@ CAMERA = "camera"
 
 @dataclass(frozen=True)
 class Gripper:
-    """The number that opens a gripper and the number that closes it, in the units of an action."""
+    """Hold the number that opens a gripper and the one that closes it, in the units of an action."""
 
     open: float
     closed: float

@@ -20,7 +20,7 @@ ToolPath: TypeAlias = tuple[
 
 @dataclass(frozen=True)
 class ToolPose:
-    """Where a robot's tools are at one instant.
+    """Hold where a robot's tools are at one instant.
 
     Attributes:
         position: In the robot's base or world frame, metres.

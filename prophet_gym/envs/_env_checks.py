@@ -46,7 +46,7 @@ def check_prophet_env(envs: VectorEnv, *, tolerance: int = 0, seed_matters: bool
 
 
 def assert_same(one: Any, other: Any, where: str = "result") -> None:
-    """Check that two results are equal to the bit, in types and dtypes too; name the first place where they differ."""
+    """Check that two results are bitwise equal, in types and dtypes too; name the first place where they differ."""
     assert type(one) is type(other), f"{where}: {type(one).__name__} and {type(other).__name__}"
     if isinstance(one, dict):
         assert set(one) == set(other), f"{where}: only one of them has {sorted(set(one) ^ set(other))}"

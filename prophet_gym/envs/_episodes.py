@@ -37,7 +37,7 @@ Info = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one step did to one sub-environment."""
+    """Hold the outcome of a step in one sub-environment."""
 
     info: dict[str, Any]
     reward: float = 0.0
@@ -46,7 +46,7 @@ class Outcome:
 
     @property
     def ended(self) -> bool:
-        """Whether the episode ended in the step."""
+        """Return whether the episode ended in the step."""
         return self.terminated or self.truncated
 
 
@@ -199,7 +199,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
             actions: (num_envs, k, a), finite and within the action space.
 
         Raises:
-            InvalidActionError: The actions are no such array.
+            InvalidActionError: The actions have another shape, are not finite or are out of bounds.
             ClosedEnvironmentError: The env was closed.
         """
         self._require_started("step")

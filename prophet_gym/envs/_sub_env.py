@@ -121,13 +121,13 @@ class Row:
 
     @property
     def window(self) -> range:
-        """The numbers of the frames that a reward model is shown beside the latest."""
+        """Return the numbers of the frames that a reward model is shown beside the latest."""
         stride, most = self.watched
         return range(0, self.frames, stride)[-most:] if most else range(0)
 
     @property
     def video(self) -> list[int]:
-        """The numbers of all frames that it is shown: the last `max_frames` of every stride-th one and the latest."""
+        """Return the numbers of all frames that it is shown: the last `max_frames` of every stride-th, the latest."""
         stride, most = self.watched
         latest = [self.frames - 1] if (self.frames - 1) % stride else []
         return [*self.window, *latest][-most:] if most else []

@@ -125,7 +125,7 @@ def evaluate_open_loop(
         episodes: Recorded episodes; a horizon leaves out those that are shorter.
         horizons: Numbers of frames to predict, multiples of the model's chunk; by default 0.4 to 12 seconds of LIBERO.
         rows: Batch size: the number of windows dreamt at once.
-        spacing: Least number of frames between windows; a large one leaves one window per episode.
+        spacing: Minimum number of frames between windows; a large one leaves one window per episode.
         seed: Seed of the noise.
         read_object: Estimates the target object's position from a frame.
         progress: Whether to show a progress bar.
@@ -161,7 +161,7 @@ def evaluate_open_loop(
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A window with its episode up to its end: what is given, and what is to be predicted."""
+    """Hold a window with its episode up to its end: what is given, and what is to be predicted."""
 
     window: Window
     episode: Episode

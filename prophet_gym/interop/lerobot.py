@@ -95,7 +95,7 @@ class LeRobotVectorEnv(VectorEnv):
         return self._inner.render()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the env inside."""
+        """Close the wrapped env."""
         self._inner.close(**kwargs)
 
     def _read(self, infos: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class _ActionMLP(nn.Module):
-    """Two linear maps with GELU(tanh) between them (reference.md: "Scalar stream")."""
+    """Apply two linear maps with GELU(tanh) between them (reference.md: "Scalar stream")."""
 
     def __init__(self, in_features: int, dim: int, out_features: int) -> None:
         super().__init__()

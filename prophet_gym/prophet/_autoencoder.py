@@ -20,7 +20,7 @@ _LARGEST = 4096
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a skip connection."""
+    """Apply two 3x3 convolutions around a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

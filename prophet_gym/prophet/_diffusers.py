@@ -23,7 +23,7 @@ _Light = TypeVar("_Light", bound="LightModelMixin")
 
 
 class _StandIn(ModuleType):
-    """A module that has some names at once; for any other the real one is imported, in its own place."""
+    """Stand in for a module: have some names at once, and import the real module for any other."""
 
     def __init__(self, name: str, **contents: Any) -> None:
         super().__init__(name)
@@ -39,7 +39,7 @@ class _StandIn(ModuleType):
 
 
 class _Mixins(ModuleType):
-    """diffusers' loaders of whole models, which the blocks do not need: every name is an empty class."""
+    """Replace diffusers' loaders of whole models, which the blocks do not need: every name is an empty class."""
 
     __spec__ = importlib.util.spec_from_loader("diffusers.loaders", loader=None)
 
@@ -104,7 +104,7 @@ for _name in set(sys.modules) - _before:
 
 
 class LightModelMixin(ModelMixin):
-    """diffusers' ModelMixin, which imports its hooks, and with them peft, only where a hook can have been set."""
+    """Be diffusers' ModelMixin, but import its hooks, and with them peft, only where a hook can have been set."""
 
     @property
     def device(self) -> torch.device:

@@ -25,7 +25,7 @@ ANSWER_TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Scene:
-    """Where an episode starts: a task and its official state, or the seed of a random placement."""
+    """Say where an episode starts: a task and its official state, or the seed of a random placement."""
 
     task: int
     official: int | None = None
@@ -34,7 +34,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Hand:
-    """What the camera at the hand sees at one moment, and the robot's state, see `specs.STATE_NAMES`."""
+    """Hold what the camera at the hand sees at one moment, and the robot's state, see `specs.STATE_NAMES`."""
 
     image: UInt8[np.ndarray, "h w 3"]
     state: Float[np.ndarray, " 8"]
@@ -42,7 +42,7 @@ class Hand:
 
 @dataclass(frozen=True)
 class Opening:
-    """The first moment of an episode; the gripper's position in metres."""
+    """Hold the first moment of an episode; the gripper's position in metres."""
 
     image: UInt8[np.ndarray, "h w 3"]
     instruction: str
@@ -52,7 +52,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Advance:
-    """One chunk: the frames after each action (or the last one alone), and where the gripper ends, metres.
+    """Hold one chunk: the frames after each action (or the last one alone), and where the gripper ends, metres.
 
     After a success in the middle the remaining actions are not executed, and the last frame is repeated.
     """
@@ -65,7 +65,7 @@ class Advance:
 
 
 class LocalStages:
-    """Sub-environments of one suite in this process: one simulation per task, in which they take turns.
+    """Run sub-environments of one suite in this process: one simulation per task, in which they take turns.
 
     `wrist` also draws what the camera at the hand sees, once a chunk, and reads the robot's state.
     """
@@ -165,7 +165,7 @@ def _work(connection: Connection, suite: str, look: str, size: int, simulator: S
 
 
 class WorkerStages:
-    """Sub-environments spread over spawned processes: number i lives in process i modulo `workers`.
+    """Run sub-environments in spawned processes: number i lives in process i modulo `workers`.
 
     Once one is lost, so are the others: every later call says so.
     """

@@ -49,7 +49,7 @@ Actor = Callable[[Simulator, np.random.Generator], Iterator[np.ndarray]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recording holds; two plans that agree in all but `episodes` and `tasks` may share a folder.
+    """Describe what a recording holds; two plans that agree in all but `episodes` and `tasks` may share a folder.
 
     The episodes are spread evenly over the tasks. `mode` is the script of all, the suite's mixture if not given;
     `actor`, which `about` describes in words, acts in place of scripts, and worker processes get it pickled.
@@ -182,7 +182,7 @@ def _until_success(actions: Iterator[np.ndarray], after: int, log: "_Log") -> It
 
 
 class _Log:
-    """What is written down before every action and after the last."""
+    """Hold what is written down before every action and after the last."""
 
     def __init__(self, sim: Simulator, cameras: Sequence[str]):
         self.sim, self.spec = sim, get_embodiment(sim.robot).action_spec

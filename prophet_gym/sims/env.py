@@ -24,7 +24,7 @@ _RESET_OPTIONS = ("reset_mask", "start", "task")
 
 
 class SimulatorVectorEnv(EpisodeVectorEnv):
-    """Episodes of one suite in its simulator; observation, actions and info as in `ProphetVectorEnv`.
+    """Run episodes of one suite in its simulator; observation, actions and info as in `ProphetVectorEnv`.
 
     One step runs a chunk of actions in the robot's own units; LIBERO's are (k, 7) in [-1, 1]: six operational-space
     deltas (1 is 5 cm or 0.5 rad) and the gripper (-1 open, +1 close), at 20 Hz. The reward is 1.0 when the task's own
@@ -196,7 +196,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
 
 
 class SimulatorEnv(SingleEnv):
-    """One episode of a simulator at a time, one action chunk per step: the vector env of one, with its arguments.
+    """Run one episode of a simulator at a time, an action chunk per step: the vector env of one, with its arguments.
 
     `reset(seed=s)` and the same actions give the episode of a vector env that was seeded with `s`. After its end
     an episode absorbs: nothing changes until `reset`.

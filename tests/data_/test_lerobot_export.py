@@ -121,7 +121,7 @@ def test_official_starts_never_become_training_data(recording, tmp_path):
     with pytest.raises(ValueError, match=r"starts in .*meta\.json must be one of .*, is 'elsewhere'"):
         RecordingSource(recording)
     (recording / META).write_text(json.dumps({"starts": "official"}))
-    with pytest.raises(ValueError, match="for evaluation alone"):
+    with pytest.raises(ValueError, match="for evaluation only"):
         RecordingSource(recording)
-    with pytest.raises(ValueError, match="for evaluation alone"):
+    with pytest.raises(ValueError, match="for evaluation only"):
         export_recording(recording, tmp_path / "set")

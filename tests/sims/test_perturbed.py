@@ -31,11 +31,11 @@ def test_every_suite_of_libero_has_four_perturbed_ones_that_start_officially():
 
 
 def test_nothing_can_be_trained_from_a_perturbed_suite(tmp_path):
-    with pytest.raises(UnknownOptionError, match="libero_goal_swap is for evaluation alone"):
+    with pytest.raises(UnknownOptionError, match="libero_goal_swap is for evaluation only"):
         gym.make("LIBERO-PRO-Goal-Swap-v0", starts="train")
-    with pytest.raises(UnknownOptionError, match="for evaluation alone"):
+    with pytest.raises(UnknownOptionError, match="for evaluation only"):
         next(render_initial_states("libero_goal_swap", 0, "train", 1, look="light"))
-    with pytest.raises(UnknownOptionError, match="for evaluation alone"):
+    with pytest.raises(UnknownOptionError, match="for evaluation only"):
         collect(Plan("libero_10_task", (0,), 1, seed=0, look="light"), tmp_path / "recording")
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Recordings of official initial states, which are for evaluation alone: nothing is fitted to them anywhere."""
+"""Recordings of official initial states, which are for evaluation only: nothing is fitted to them anywhere."""
 
 import json
 from pathlib import Path

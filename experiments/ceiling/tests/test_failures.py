@@ -19,7 +19,7 @@ AT = EYE + 1.4 * VIEW
 
 
 def facts(off=(0.0, 0.0, 0.0), *, closes=4, steps=40, height=None, other=None, opens=None):
-    """A hand that comes down on an object, closes, and stays `off` it; `height` of the object after each action."""
+    """Return a hand that descends on an object, closes, and stays `off` it; `height` is the object's."""
     place = np.tile(AT, (steps, 1))
     place[:, 2] += 0.0 if height is None else height
     closing = np.arange(steps) >= closes
@@ -32,7 +32,7 @@ def facts(off=(0.0, 0.0, 0.0), *, closes=4, steps=40, height=None, other=None, o
 
 
 def up(frm, to, steps=40):
-    """An object that is 10 cm up between two actions."""
+    """Return an object that is 10 cm up between two actions."""
     return np.where((np.arange(steps) >= frm) & (np.arange(steps) < to), 0.1, 0.0)
 
 
@@ -77,7 +77,7 @@ def test_a_lost_object_is_looked_for_a_second_later():
 
 
 class OneTask:
-    """A simulator of six numbers: the place of the hand, and how often it was stepped."""
+    """Simulate with six numbers: the position of the hand, and how often it was stepped."""
 
     instruction, target_name = "pick up the milk", "milk_1"
 

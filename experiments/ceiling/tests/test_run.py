@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), r
 
 @pytest.fixture
 def place(tmp_path, record, monkeypatch):
-    """Three updates of two rollouts; dreams end after a chunk, and any success is as wanted."""
+    """Return three updates of two rollouts; dreams end after a chunk, and any success is as wanted."""
     import prophet_gym.envs.vector_env as vector_env
 
     monkeypatch.setattr(vector_env.ProphetVectorEnv, "_at_horizon", lambda self, row: self._rows[row].elapsed >= 1)

@@ -17,7 +17,7 @@ def short_dreams(monkeypatch):
 
 @pytest.fixture
 def place(tmp_path, record):
-    """An experiment of two updates of two rollouts, all of it in the dream."""
+    """Return an experiment of two updates of two rollouts, all of it in the dream."""
     size = Size(
         tasks=(3,),
         arms={"fa-grpo": Arm("fa-grpo")},

@@ -99,7 +99,7 @@ def test_the_dream_is_compared_with_the_first_episode_in_libero_of_each_start():
 
 
 def logged(folder):
-    """The logs of two runs: nothing done before, three of four after the first, all after the second."""
+    """Return the logs of two runs: nothing done before, three of four after the first, all after the second."""
     size = replace(
         protocol.SIZES["short"], arms={"fa-grpo": protocol.Arm("fa-grpo", seeds=2)}, updates=4, point_every=4
     )

@@ -81,7 +81,7 @@ def _closest_weights(
 
 
 class Surface:
-    """A full textured surface, which is asked for its texture coordinates near points in space."""
+    """Find the texture coordinates of a full textured surface near points in space."""
 
     def __init__(self, corners: Float[np.ndarray, "f 3 3"], uv: Float[np.ndarray, "f 3 2"]) -> None:
         self._corners, self._uv = corners, uv

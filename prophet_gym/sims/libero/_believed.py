@@ -25,7 +25,7 @@ SEEN_WEIGHT = 0.5
 CLOSED_AFTER = 4
 """Actions in which open fingers close."""
 WITHIN = np.array([0.035, 0.035, 0.06])
-"""Most distance from the grip to the middle of an object that the fingers close on, metres."""
+"""Limit the distance from the grip to the middle of an object that the fingers close on, metres."""
 AWAY = 0.09
 """Distance from the grip to an object that is held no more, metres."""
 ReadObject = Callable[[UInt8[np.ndarray, "h w 3"]], Float[np.ndarray, " 3"]]
@@ -34,7 +34,7 @@ ReadObject = Callable[[UInt8[np.ndarray, "h w 3"]], Float[np.ndarray, " 3"]]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are at the start of an episode: metres, and the hand's orientation as xyzw."""
+    """Hold where things are at the start of an episode: metres, and the hand's orientation as xyzw."""
 
     target: str
     gripper: Float[np.ndarray, " 3"]

@@ -43,7 +43,7 @@ NOWHERE = np.zeros(3)
 
 @dataclass(frozen=True)
 class Grasp:
-    """How an object is held: the grip is `height` over its centre, its lowest point `below` under the grip, metres."""
+    """Describe a grasp: the grip is `height` over the object's centre, its lowest point `below` the grip, metres."""
 
     height: float
     below: float

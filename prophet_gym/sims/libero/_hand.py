@@ -18,7 +18,7 @@ WORKSPACE_HIGH = np.array([0.22, 0.36, 0.42])
 
 
 class Levelled:
-    """An arm in another scene with heights as in libero_object's, so that scripts need no numbers for each table."""
+    """Convert an arm's heights to those of libero_object's scene, so that scripts need no numbers for each table."""
 
     def __init__(self, arm: Arm):
         self.arm = arm
@@ -37,7 +37,7 @@ class Levelled:
 
 @dataclass(frozen=True)
 class Style:
-    """How the hand moves: lengths in metres, `gain` in action units per metre of error, times in steps."""
+    """Describe how the hand moves: lengths in metres, `gain` in action units per metre of error, times in steps."""
 
     gain: float = 18.0
     speed: float = 1.0

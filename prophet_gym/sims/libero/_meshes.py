@@ -41,7 +41,7 @@ _DECIMATION = 3
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh with a normal and a texture coordinate (none without texture) for each corner of a face."""
+    """Hold a triangle mesh with a normal and a texture coordinate (none without texture) for each corner of a face."""
 
     vertices: Float[np.ndarray, "v 3"]
     faces: Int[np.ndarray, "f 3"]
@@ -216,7 +216,7 @@ def face_budget(vertices: Float[np.ndarray, "v 3"], density: float, most: int) -
 
 @dataclass(frozen=True)
 class Detail:
-    """How much of meshes is kept: `density` faces per metre of a bounding box's diagonal, but at most `most`."""
+    """Say how much of meshes is kept: `density` faces per metre of a bounding box's diagonal, but at most `most`."""
 
     density: float
     most: int
@@ -224,7 +224,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class Baked(Detail):
-    """How much is kept of meshes with a texture to themselves; those that do not fit it get one of `side` texels.
+    """Say how much is kept of meshes with their own texture; those that do not fit it get one of `side` texels.
 
     Meshes of up to `whole` faces stay as they are: a plate that is two thin sheets would get holes. Those wider than
     `widest` metres, tables and rooms, keep their texture, whose grain so few texels could not hold.
@@ -268,7 +268,7 @@ def lighten(
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What a light mesh is made from; `side` is 0 where its texture stays, and `pixels` are that texture."""
+    """Hold what a light mesh is made from; `side` is 0 where its texture stays, and `pixels` are that texture."""
 
     mesh: Mesh
     faces: int

@@ -61,7 +61,7 @@ def _open_renderers() -> "weakref.WeakSet[Renderer]":
 
 
 class Renderer:
-    """Images of a model, with the meshes and textures of `drawn`, which may be a cheaper copy of it.
+    """Render images of a model, with the meshes and textures of `drawn`, which may be a cheaper copy of it.
 
     `camera` is the one that `draw` takes where it is given none.
     """

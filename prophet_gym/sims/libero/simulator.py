@@ -36,7 +36,7 @@ _WAIT_ACTION = np.asarray(EMBODIMENT.rest_action, dtype=np.float64)
 
 
 class LiberoSimulator:
-    """One task of one suite: physics at 20 Hz, frames of two cameras on demand, the suite's own success predicate.
+    """Simulate one task of one suite: physics at 20 Hz, frames of two cameras on demand, the suite's success predicate.
 
     Example:
         >>> sim = LiberoSimulator("libero_object", 3)

@@ -16,7 +16,7 @@ _PUSHED = ("plate",)
 
 @runtime_checkable
 class World(Protocol):
-    """What a plan depends on."""
+    """Hold what a plan depends on."""
 
     def holds(self, fact: Fact) -> bool:
         """Tell whether a predicate holds now."""
@@ -33,7 +33,7 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One skill and what it is used on: `put` and `push` have an object and a place, the others a fixture or drawer."""
+    """Describe a skill and its target: `put` and `push` have an object and a place, the others a fixture or drawer."""
 
     skill: Skill
     on: tuple[str, ...]

@@ -82,7 +82,7 @@ class Boxes:
 
 
 class Scene(Levelled):
-    """One simulator's objects, fixtures, regions and joints by LIBERO's names; nothing is ever written into it."""
+    """Read a simulator's objects, fixtures, regions and joints by LIBERO's names; write nothing into it."""
 
     def __init__(self, sim: Any):
         super().__init__(sim)

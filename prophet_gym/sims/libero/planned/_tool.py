@@ -43,7 +43,7 @@ ROUND = {"wine_bottle": 0.115, "moka_pot": 0.075}
 
 @dataclass(frozen=True)
 class Hold:
-    """A way to hold an object: where the grip is beside its origin, metres, and how the hand is turned."""
+    """Describe a way to hold an object: where the grip is beside its origin, metres, and how the hand is turned."""
 
     grip: Float[np.ndarray, "3"]
     facing: Rotation
@@ -124,7 +124,7 @@ def room(boxes: Boxes, grip: Float[np.ndarray, "3"], facing: Rotation, opening: 
 
 
 class Tool(Hand):
-    """Motions of the hand in a scene: with `facing`, its orientation is that turn from level, whatever `turn` says.
+    """Move the hand in a scene: with `facing`, its orientation is that turn from level, whatever `turn` says.
 
     `shift` (metres) moves what the next skill touches first: a miss.
     """
