@@ -1,4 +1,4 @@
-"""Scale, vary and read what the small VLA sees: bytes to a vector, an image to places."""
+"""Scale, vary and read what the small VLA sees: bytes to a vector, an image to keypoints."""
 
 import math
 
@@ -49,14 +49,14 @@ class _Residual(nn.Module):
         return x + self.second(F.silu(hidden))
 
 
-class PlaceEncoder(nn.Module):
-    """Find places in an image that matter for a text, and describe what is there.
+class KeypointEncoder(nn.Module):
+    """Find keypoints in an image that matter for a text, and describe what is there.
 
-    Each place is a softmax over a grid of a quarter of the image's resolution. Its mean position is finer than a cell
-    (spatial softmax, arXiv 1504.00702), and the features under it say what is there.
+    Each keypoint is a spatial softmax (arXiv 1504.00702) over a grid of a quarter of the image's resolution: its mean
+    position, finer than the grid, and the features there.
     """
 
-    def __init__(self, places: int, width: int) -> None:
+    def __init__(self, keypoints: int, width: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(5, _STEM_WIDTH, 8, stride=4, padding=2)
         self.fine = _Residual(_STEM_WIDTH, width)
@@ -65,14 +65,14 @@ class PlaceEncoder(nn.Module):
         self.lateral = nn.Conv2d(_STEM_WIDTH, _STEM_WIDTH, 1)
         self.top = nn.Conv2d(_DEEP_WIDTH, _STEM_WIDTH, 1)
         self.norm = nn.GroupNorm(_GROUPS, _STEM_WIDTH)
-        self.maps = nn.Conv2d(_STEM_WIDTH, places, 1)
+        self.maps = nn.Conv2d(_STEM_WIDTH, keypoints, 1)
         self.out = nn.Linear(_STEM_WIDTH + 2, width)
-        self.names = nn.Parameter(torch.zeros(places, width))
+        self.names = nn.Parameter(torch.zeros(keypoints, width))
 
     def forward(
         self, pixels: Float[Tensor, "b 3 h w"], text: Float[Tensor, "b d"]
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n 2"]]:
-        """Return the vector of each place, and its position across and down from -1 to 1; pixels are in [-1, 1]."""
+        """Return the vector of each keypoint, and its position across and down from -1 to 1; pixels are in [-1, 1]."""
         # A convolution alone cannot tell where it is, so the positions are channels beside the colours.
         fine = self.fine(F.silu(self.stem(torch.cat([pixels, _coordinates(pixels)], 1))), text)
         deep = self.deep(F.silu(self.down(fine)), text)

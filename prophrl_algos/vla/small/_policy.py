@@ -18,12 +18,12 @@ from prophrl_algos.vla._action_head import ActionHead, flow_targets
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import shown_images
 from prophrl_algos.vla.io._weights import CONFIG, load_strictly, read_json, read_safetensors, require_sizes
-from prophrl_algos.vla.small._networks import PlaceEncoder, TextEncoder, shrunk, softened, varied
+from prophrl_algos.vla.small._networks import KeypointEncoder, TextEncoder, shrunk, softened, varied
 
 _START = 1
 """The byte before every text, so that none is empty."""
 _POINTING = 10.0
-"""Weight of the squared error of shown places, whose unit is half an image."""
+"""Weight of the squared error of shown keypoints, whose unit is half an image."""
 _LEAST_STD = 0.02
 """Smallest scale of a latent, in units of actions: dimensions that are hardly used are not blown up."""
 
@@ -35,10 +35,10 @@ class SmallVLA(
     license="apache-2.0",
     tags=["robotics", "vision-language-action", "flow-matching"],
 ):
-    """Find the places in the image that matter for the instruction, and denoise actions from what they show.
+    """Find the keypoints in the image that matter for the instruction, and denoise actions from their features.
 
     Demonstrations may also show where things are (`obs["points"]`, e.g. of the gripper and of the object to be picked
-    up, which a simulator knows). Cloning then teaches the first places to point there; acting never needs it.
+    up, which a simulator knows). Cloning then teaches the first keypoints to lie there; acting never needs it.
 
     Latents are actions, normalised by the demonstrations' mean and deviation (`fit_actions`). The policy sees neither
     the joint state nor earlier frames. The weights do not depend on `num_steps`, so one set serves K = 10 and K = 4:
@@ -50,8 +50,8 @@ class SmallVLA(
         num_steps: Number K of denoising steps.
         signs: Dimensions of an action that are rounded to -1 or +1; LIBERO's gripper by default.
         image_size: Height and width, in pixels, that images are scaled down to; a multiple of 8, at least 16.
-        places: Number of places.
-        width: Width of text, places and transformer; a multiple of `heads`.
+        places: Number of keypoints.
+        width: Width of text, keypoints and transformer; a multiple of `heads`.
         layers: Number of layers of the transformer.
         heads: Number of attention heads.
         max_bytes: Largest number of bytes of an instruction.
@@ -113,7 +113,7 @@ class SmallVLA(
             torch.manual_seed(seed)
             # `eye`, and `letters` inside the text encoder, are the names in weights that were saved earlier.
             self.text = TextEncoder(width)
-            self.eye = PlaceEncoder(places, width)
+            self.eye = KeypointEncoder(places, width)
             self.head = ActionHead(horizon, action_dim, width, layers, heads)
             for vectors in (self.eye.names, self.head.positions):
                 nn.init.normal_(vectors, std=0.1)
@@ -209,8 +209,8 @@ class SmallVLA(
         Times are denser towards noise, with density 1.5 sqrt(t): the Beta(1.5, 1) of pi0 (arXiv 2410.24164, app. B).
 
         Args:
-            obs: What `prepare` returns. Optional `points` (b, p, 2) give where the first p places should be, across and
-                down the image from -1 to 1; NaN and points outside are unknown.
+            obs: What `prepare` returns. Optional `points` (b, p, 2) give where the first p keypoints should be, across
+                and down the image from -1 to 1; NaN and points outside are unknown.
             actions: Demonstrated actions.
             generator: Draws noise, times and augmentations.
         """
@@ -221,8 +221,8 @@ class SmallVLA(
             image = softened(image, self.blur, generator)
         x0 = (actions.to(device).float() - self.action_mean) / self.action_std
         x, t, velocity = flow_targets(x0, self.draws, generator)
-        places, centres = self._look(image, obs["text"])
-        context = TensorContext(prefix=self.head.prefix(places)).repeat_interleave(self.draws)
+        keypoints, centres = self._look(image, obs["text"])
+        context = TensorContext(prefix=self.head.prefix(keypoints)).repeat_interleave(self.draws)
         loss = F.mse_loss(self.velocity(context, x, t), velocity)
         if "points" in obs:
             points = obs["points"].to(device) + moved[:, None]
@@ -230,19 +230,19 @@ class SmallVLA(
         return loss
 
     def _look(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vectors of the places and of the text, and the positions of the places."""
+        """Return the vectors of the keypoints and of the text, and the keypoints' positions."""
         device = self.action_mean.device
         pixels = image.to(device).movedim(-1, 1).float() / 127.5 - 1
         # A batch has few instructions: each is read once.
         texts, row_of = text.to(device).unique(dim=0, return_inverse=True)
         words = self.text(texts)[row_of]
-        places, centres = self.eye(pixels, words)
-        return torch.cat([places, words[:, None]], 1), centres
+        keypoints, centres = self.eye(pixels, words)
+        return torch.cat([keypoints, words[:, None]], 1), centres
 
 
 def pointing_error(centres: Float[Tensor, "b n 2"], points: Float[Tensor, "b p 2"], cells: int) -> Float[Tensor, ""]:
-    """Return the mean squared distance of the first places to known points, or 0 where none is known."""
+    """Return the mean squared distance of the first keypoints to known points, or 0 where none is known."""
     known = (points.abs() <= 1).all(-1)
-    # Points are measured from edge to edge of the image, places between the centres of the outer cells.
+    # Points are measured from edge to edge of the image, keypoints between the centres of the outer cells of the grid.
     error = (centres[:, : points.shape[1]] - points.nan_to_num() * cells / (cells - 1)).square().sum(-1)
     return (error * known).sum() / known.sum().clamp(min=1)
