@@ -32,9 +32,9 @@ class Args:
     """Width of the policy whose update is measured."""
     groups: int = 8
     updates: int = 30
-    """How often an update is repeated."""
+    """Repeat an update so often."""
     repeats: int = 5
-    """How often a rollout is repeated."""
+    """Repeat a rollout so often."""
     env: str = "Prophet-LIBERO-v0"
     env_rows: int = 8
     chunks: int = 3

@@ -34,7 +34,7 @@ from prophet_gym.rewards import FindGripper, ReachReward, mark_of, reach_instruc
 from prophet_gym.specs import InitialState
 
 MARKED = ((0.2, 0.8), (0.27, 0.45))
-"""Where marks lie, right and down: within reach at the height of the start, above all objects."""
+"""Put marks here, right and down: within reach at the height of the start, above all objects."""
 DIMS, REST = (1, 0), (0, 0, 0, 0, 0, 0, -1)
 """Chosen are y (right in the image) and x (towards the camera); nothing turns, the gripper is open."""
 CHUNKS, SIZE = 8, 64

@@ -38,7 +38,7 @@ class Args:
     policy: str = "SmallVLA-LIBERO-object-sft"
     """A folder, a Hub repository, or a name that is bundled with the package."""
     train: Literal["expert", "lora", "full"] = "expert"
-    """What is trained of the policy."""
+    """Train these weights of the policy."""
     out: Path = Path("outputs/published.pt")
     """Weights after the last update; none are written with --tiny."""
     task: int = 3

@@ -110,7 +110,7 @@ class Writable(Check):
 Count = Annotated[int, Whole(1, 10**9)]
 CountOrNone = Annotated[int, Whole(0, 10**9)]
 Items = Annotated[int, Whole(1, 100_000)]
-"""How many things are held at once or listed before work begins (episodes, elements of a batch), at least 1."""
+"""Count things that are held at once or listed before work begins (episodes, elements of a batch), at least 1."""
 Workers = Annotated[int, Whole(1, 1024)]
 Seed = Annotated[int, Whole(0, 2**62)]
 Positive = Annotated[float, Number(above=0)]

@@ -27,7 +27,7 @@ if hasattr(os, "register_at_fork"):
 LARGEST_REWARD = torch.finfo(torch.float32).max
 """The largest reward that float32 holds; a larger one would be infinite to a learner."""
 State = Mapping[str, Tensor]
-"""What a world model carries from chunk to chunk: named tensors whose first axis is the batch.
+"""Hold what a world model carries from chunk to chunk: named tensors whose first axis is the batch.
 
 Entry i of every tensor belongs to batch element i, and shapes past the first axis do not change during an episode, so
 elements can be selected, merged and reset without knowing what the tensors mean.

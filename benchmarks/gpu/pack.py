@@ -23,16 +23,16 @@ WHEELS = (
     *("jaxtyping", "wadler-lindig"),
     *("tyro", "typeguard", "docstring-parser"),
 )
-"""What training and benchmarks import beside torch, transformers and numpy, and what that needs."""
+"""Pack what training and benchmarks import beside torch, transformers and numpy, and its dependencies."""
 
 
 @dataclass(frozen=True)
 class Args:
     latents: Path = Path("outputs/train/latents.npz")
-    """What `prophet train --stage latents` wrote."""
+    """Pack this file, which `prophet train --stage latents` wrote."""
     out: Path = Path("outputs/gpu_pack")
     python: str = "3.12"
-    """Of the other machine."""
+    """Pack wheels for the other machine's Python version."""
     wheels: tuple[str, ...] = WHEELS
 
 

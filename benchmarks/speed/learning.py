@@ -31,7 +31,7 @@ class Args:
     tasks: tuple[int, ...] = (3,)
     """Tasks of LIBERO-Object."""
     engine: str = "auto"
-    """What runs the dream's transformer."""
+    """Run the dream's transformer with this engine."""
     json: Path | None = None
     """Write the numbers to this file."""
 

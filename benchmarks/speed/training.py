@@ -58,7 +58,7 @@ class Args:
     base: str = "f4e30db"
     """The earlier commit."""
     stages: tuple[str, ...] = tuple(ROWS)
-    """What is trained."""
+    """Train these stages."""
     steps: tuple[int, ...] = (40, 40, 40, 12, 12)
     """Optimizer steps of each stage."""
     rounds: int = 2

@@ -53,7 +53,7 @@ class Args:
     """`OUT/logs` if not given."""
     stage: Literal["all", "clone", "learn", "evaluate", "report"] = "all"
     arms: tuple[str, ...] = ("path",)
-    """Which arms of `protocol.py` learn and are evaluated."""
+    """Choose the arms of `protocol.py` that learn and are evaluated."""
     demonstrations: int = 100
     """The first number of demonstrations to try, one of the ladder."""
     updates: int = SIZE.updates

@@ -20,7 +20,7 @@ POLICIES = {
     CENTRE: "cloned_centre.json",
     "learned by `fa-grpo-forward`, from the centre of the noise": "fa-grpo-s*_centre.json",
 }
-"""What is compared with the cloned policy -> the reports of `prophrl evaluate --json`, one of each run."""
+"""Compare with the cloned policy -> the reports of `prophrl evaluate --json`, one of each run."""
 Start = tuple[int, int]
 Outcomes = list[tuple[int, int, float]]
 """Task, start and success of each episode."""

@@ -20,7 +20,7 @@ class Args(BatchOptions, HeldOutOptions):
     reward: str = "classifier"
     """Name of a reward model, as `gym.make(..., reward=)` takes it."""
     dream: bool = True
-    """Also score dreams; `--no-dream` scores recorded episodes alone."""
+    """Also score dreams; `--no-dream` scores recorded episodes only."""
     out: OutFile = Path("calibration.json")
     """File for the results."""
 

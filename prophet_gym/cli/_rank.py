@@ -12,7 +12,7 @@ from prophet_gym.cli._options import DreamOptions
 
 EPISODES, RANKING, PLOT = "episodes.jsonl", "ranking.json", "ranking.png"
 WORLDS = ("dream", "simulator", "control")
-"""Where episodes are run; the last is the dream, whose sub-environments get each other's actions."""
+"""Name where episodes are run; the last is the dream, whose sub-environments get each other's actions."""
 
 
 @dataclass(frozen=True, kw_only=True)

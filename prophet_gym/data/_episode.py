@@ -206,7 +206,7 @@ def held_out(name: str, share: float | int) -> bool:
 
 
 _Name = TypeVar("_Name", int, str)
-"""What a data set calls an episode: a number, or a text."""
+"""Name an episode as its data set does: a number, or a text."""
 
 
 def _choose(

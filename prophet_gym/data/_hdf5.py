@@ -49,7 +49,7 @@ ROBOMIMIC = Layout("agentview_image", 0, "as_stored")
 """The files of robomimic's `dataset_states_to_obs.py`."""
 
 _UPRIGHT = {"opengl": "rows_reversed", "opencv": "as_stored"}
-"""Which way up robosuite's `macros.IMAGE_CONVENTION` leaves an image; LIBERO's files note it."""
+"""Map robosuite's `macros.IMAGE_CONVENTION`, which LIBERO's files note, to the way up of an image."""
 
 
 @dataclass(frozen=True)

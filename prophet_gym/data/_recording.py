@@ -29,7 +29,7 @@ from prophet_gym.specs import FIRST_CAMERA, STATE_NAMES
 META = "meta.json"
 _OFFICIAL = "official"
 _STARTS = ("random", "train", _OFFICIAL)
-"""Where a recording's episodes start; one that does not say it was made before there were two."""
+"""Name where a recording's episodes start; one that does not say it was made before there were two."""
 _ROBOT = "libero"
 """The robot of an episode that does not name one: all of them were LIBERO's once, and LIBERO's still do not."""
 _ROBOT_STATE = "robot_state"

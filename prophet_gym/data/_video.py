@@ -13,9 +13,9 @@ from prophet_gym._io.files import refuse_pointer
 _TICK = re.compile(rb"#tb 0: (\d+)/(\d+)")
 _HEADER = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
 BEGIN = 0.25
-"""How far an episode's first frame may lie from where its data set says, in frames; halfway, the next one is meant."""
+"""Bound how far a first frame may lie from where its data set says, in frames; halfway, the next one is meant."""
 WITHIN = 0.5
-"""How far any further frame may lie from its time; beyond, another frame is the one of that time."""
+"""Bound how far any further frame may lie from its time; beyond, another frame is the one of that time."""
 
 
 def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float | int) -> None:

@@ -20,9 +20,9 @@ from prophet_gym.data._episode import Episode, EpisodeSource
 
 _PASS, _EPOCH = 0, 1
 Tools = Float32[np.ndarray, "f arms 7"] | None
-"""Where tools are before and after each action, see `Episode.tools`; None where it is not known."""
+"""Hold where tools are before and after each action, see `Episode.tools`; None where it is not known."""
 ToPlan = Callable[[Float32[np.ndarray, "k a"], Tools], tuple[Float32[np.ndarray, "k m"], Tools]]
-"""From a robot's actions, and where its tools truly were, to the model's actions and to where the tools are drawn."""
+"""Map a robot's actions, and where its tools truly were, to model actions and to where the tools are drawn."""
 
 
 def as_given(actions: Float32[np.ndarray, "k a"], tools: Tools) -> tuple[Float32[np.ndarray, "k a"], Tools]:  # noqa: ARG001

@@ -28,7 +28,7 @@ FPS = 20.0
 START_FACTS = ("queue_index", "instruction", "suite", "task", "start", "split")
 """Entries of `info` that belong to the episode: they are the same at its every step."""
 NOTHING_RUN = {"executed": 0, "scored": False, "success": False, "live": False, "approximate": False}
-"""What `info` says, beside the episode's own entries, of a step at which no action was run."""
+"""Give these entries of `info`, beside the episode's own, at a step that runs no action."""
 
 Observation = dict[str, Any]
 """Arrays by name; tensors in the torch env."""
@@ -57,7 +57,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
     """
 
     _replaced: tuple[str, ...] = ("usage", "_queue", "_started")
-    """What `reset` and `step` replace, beside the sub-environments."""
+    """Name what `reset` and `step` replace, beside the sub-environments."""
 
     def __init__(
         self,

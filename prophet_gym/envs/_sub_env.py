@@ -51,7 +51,7 @@ class Row:
     np_random: np.random.Generator | None = None
     """Draws initial states and the seeds of episodes."""
     seed: int = -1
-    """What `np_random` was seeded with, -1 where that is not known."""
+    """Keep what `np_random` was seeded with, -1 if unknown."""
     generator: torch.Generator = field(default_factory=torch.Generator)
     """All noise of the current episode."""
     start: InitialState | None = None
@@ -66,11 +66,11 @@ class Row:
     watched: tuple[int, int] = (1, 0)
     """Stride and number of the frames that it is shown."""
     frames: int = 0
-    """How many frames the episode has had."""
+    """Count the episode's frames."""
     unseen: deque[Frame] = field(default_factory=deque)
     """Frames that wait for `render`."""
     dropped: bool = False
-    """Whether some of these had to go."""
+    """Note that some of these were dropped."""
 
     def __getstate__(self) -> dict[str, Any]:
         # The generator goes by its state: not every version of torch can copy or pickle one.

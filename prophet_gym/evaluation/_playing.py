@@ -22,7 +22,7 @@ from prophet_gym.sims.libero._experts import MODES, script
 from prophet_gym.sims.simulator import simulator_of
 
 _MEMORY = 0.7
-"""What a script's noise keeps from one action to the next: white noise hardly moves an arm."""
+"""Keep this part of a script's noise from one action to the next: white noise hardly moves an arm."""
 _NOISE = np.array([1.0, 1.0, 1.0, 0.4, 0.4, 0.4, 0.0])
 """Noise of an action's dimensions beside each other, as in recordings."""
 

@@ -14,7 +14,7 @@ from prophet_gym.rewards._videos import require_videos
 from prophet_gym.world_model import RewardOutput
 
 FindGripper: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"]], Float[Tensor, "t 2"]]
-"""From frames, each on its own, to the gripper's place in the image: right and down, 0..1 inside of it."""
+"""Map frames, each on its own, to the gripper's position in the image: right and down, 0..1 inside of it."""
 
 _BEST = 0.999  # below 1.0, which would end the episode
 _MARK = re.compile(r"^move the gripper to (\d\.\d{3}), (\d\.\d{3})$")

@@ -32,7 +32,7 @@ LOCK, LOCK_OWNER = ".run.lock", ".run.json"
 _PROGRESS = "progress.json"
 _WEIGHTS, _AVERAGE = "model.safetensors", "average.safetensors"
 _EARLIER = ("autoencoder.pt", "decoder.pt", "tracker.pt", "transformer.pt", "states/step-*.pt")
-"""Where prophet-gym 0.1 kept training states before accelerate wrote them."""
+"""Name where prophet-gym 0.1 kept training states before accelerate wrote them."""
 
 
 @contextmanager

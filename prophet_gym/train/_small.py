@@ -73,7 +73,7 @@ class Args(Arguments):
     max_episodes: Count | None = None  # Maximum number of episodes to read of each recording.
     autoencoder_steps: CountOrNone = 12_000  # Number of optimizer steps of the autoencoder, on 32 crops each.
     decoder_steps: CountOrNone = 6_000  # Number of further steps of the decoder; the encoder is frozen.
-    tracker_steps: CountOrNone = 8_000  # Number of optimizer steps of the tracker, on 128 windows each.
+    tracker_steps: CountOrNone = 8_000  # Number of optimizer steps of the gripper tracker, on 128 windows each.
     steps: Count = 8_000  # Number of optimizer steps of the transformer.
     minutes: Minutes = math.inf  # Maximum minutes of the transformer's training, stopped runs included.
     batch_size: Items = 16  # Number of chunks per step.

@@ -18,4 +18,4 @@ __all__ += ["group_advantages", "leave_one_out_advantages", "per_entry", "per_tr
 _ALL = (FA_GRPO, FA_GRPO_CPS, FA_GRPO_FORWARD, FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD, GRPO_GUARD, PI_RL, REINFLOW)
 
 ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}
-"""Every algorithm by its name; `prophrl train --algo` and the command's overview read it."""
+"""List every algorithm by its name; `prophrl train --algo` and the command's overview read it."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prophrl_algos.flow._schedule import FlowSchedule
 
 Obs = Mapping[str, Tensor]
-"""What a policy reads, not embedded yet, batch-leading: images stay uint8, texts are tokens."""
+"""Hold what a policy reads, before embedding, batch-leading: images stay uint8, texts are tokens."""
 
 
 @dataclass(frozen=True)

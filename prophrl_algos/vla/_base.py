@@ -30,20 +30,20 @@ class PublishedPolicy(nn.Module, FlowPolicy):
     """One line that names the files it reads, for error messages."""
     RENAMES: ClassVar[Renames] = ()
     LORA: ClassVar[LoraTargets]
-    """What is trained in the mode `lora`."""
+    """Train these layers in the mode `lora`."""
     LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = ()
-    """What has adapters too with the option `language`."""
+    """Add adapters to these with the option `language`."""
     NETWORK: ClassVar[str] = ""
     """Name of the module whose layers may take adapters; the policy itself if empty."""
     BACKBONE: ClassVar[str | tuple[str, ...]]
-    """What the names of the weights of pretrained models in it begin with: the mode `expert` trains the rest."""
+    """Freeze weights whose names begin so, those of pretrained models, in the mode `expert`; it trains the rest."""
     DRAWS: ClassVar[int] = 1
     """Number of noises and times per demonstration in the loss; the context is computed once for all of them."""
     LEAST_TIME: ClassVar[float] = 0.0
     """Smallest time in the loss."""
 
     lora: LoraTargets | None = None
-    """What the adapters were made from; None without adapters."""
+    """Keep what the adapters were made from; None without adapters."""
     convention: Convention
     action_scale: Affine
     state_scale: Affine | None

@@ -78,9 +78,9 @@ class ImageConfig:
 
     size: int
     antialias: bool = False
-    """Whether shrinking averages, as PIL's bilinear filter does (openpi), or not, as torch's (lerobot)."""
+    """Average when shrinking, as PIL's bilinear filter does (openpi), or not, as torch's (lerobot)."""
     centred: bool = True
-    """Whether the padding that makes an image square is on both sides, or on the left and top (SmolVLA)."""
+    """Pad an image to a square on both sides, or only on the left and top (SmolVLA)."""
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ r"""`\box{Success}` or `\box{Failure}`, as models write it: `\boxed{\text{Succes
 _TAG = r"</[\w-]{1,40}>|<[|\uff5c][^<>\n]{1,60}[|\uff5c]>|<(?:eos|pad|end_of_turn|end_of_utterance)>|\\{1,4}[\])]"
 """Closing tags, special tokens that were kept, the end of a formula."""
 CLOSING = re.compile(rf"(?:[\s.*$`'\")\]}}!_~#\u3002\uff01]|{_TAG})*+", re.IGNORECASE)
-"""What may follow the answer: the end of a formula, of a sentence, of bold print, of a tag."""
+"""Match what may follow the answer: the end of a formula, of a sentence, of bold print, of a tag."""
 _BETWEEN = rf"(?:[\s.*$`'\")\](,;:/|}}_~]|{_TAG}|<answer>|\\{{1,4}}[\[(])*+"
 BOTH = re.compile(rf"{_BETWEEN}(?:or|and|vs)?{_BETWEEN}", re.IGNORECASE)
-"""What stands between both boxes where they are quoted, not chosen: `\\box{Success} or \\box{Failure}`."""
+"""Match what stands between both boxes where they are quoted, not chosen: `\\box{Success} or \\box{Failure}`."""
 
 
 @dataclass(frozen=True, eq=False)

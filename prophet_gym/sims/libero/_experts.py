@@ -28,9 +28,9 @@ MIXTURE: dict[Mode, float] = {
     "abort": 0.08,
     "random": 0.07,
 }
-"""Of a recording of successes and failures; `slip` is in none, and recorded where it is asked for."""
+"""List the scripts of a recording of successes and failures; `slip` is in none, and recorded where it is asked for."""
 EXPLORATION: dict[Mode, float] = {"explore": 0.75, "random": 0.25}
-"""Of suites whose tasks no script solves: the arm reaches for things, moves some, and wanders."""
+"""List those of suites whose tasks no script solves: the arm reaches for things, moves some, and wanders."""
 
 CLEARANCE = 0.17
 """Height in metres which the lowest point of a carried object keeps over the floor: the basket's rim is at 0.146."""

@@ -12,7 +12,7 @@ from prophet_gym.sims.simulator import Arm
 
 OPEN, CLOSE = GRIPPER.open, GRIPPER.closed
 HOME = np.array([-0.15, 0.0, 0.26])
-"""Where the grip is at rest, metres: libero_object's scene, whose floor is at height 0."""
+"""Give the position of the grip at rest, metres: libero_object's scene, whose floor is at height 0."""
 WORKSPACE_LOW = np.array([-0.28, -0.34, 0.015])
 WORKSPACE_HIGH = np.array([0.22, 0.36, 0.42])
 

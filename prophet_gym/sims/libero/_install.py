@@ -24,9 +24,9 @@ INSTALL = (
     'install the simulator with `pip install "prophet-gym[libero]"` (in a clone: `pip install -e ".[libero]"`) and '
     f"`{_SIMULATOR}`"
 )
-"""How a user gets the simulator; every error about a part of it that is missing ends with this."""
+"""Tell how to get the simulator; every error about a part of it that is missing ends with this."""
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
-"""What draws without a screen, the faster one first: values of `MUJOCO_GL`, and the library of each."""
+"""List what draws without a screen, the faster one first: values of `MUJOCO_GL`, and the library of each."""
 RENDERER_ADVICE = {"egl": "`apt-get install libegl1 libgl1-mesa-dri`", "osmesa": "`apt-get install libosmesa6`"}
 ASSETS_VARIABLE = "PROPHET_LIBERO_ASSETS"
 # Folders that every LIBERO asset tree holds.

@@ -37,7 +37,7 @@ class VitSize:
     registers: int = 0
     """Number of tokens before the patches beside the class token."""
     dino: bool = False
-    """Whether it is DINOv2, with a class token and a scale on every branch; SigLIP has neither."""
+    """Build DINOv2, with a class token and a scale on every branch; SigLIP has neither."""
 
 
 def vit_size(weights: Mapping[str, Tensor], heads: int) -> VitSize:

@@ -38,7 +38,7 @@ class Step:
     skill: Skill
     on: tuple[str, ...]
     fact: Fact
-    """What holds afterwards."""
+    """Name the fact that holds afterwards."""
 
 
 def plan(goal: Sequence[Fact], world: World) -> list[Step]:

@@ -30,7 +30,7 @@ SKILLS: Mapping[Skill, Callable[..., Iterator[np.ndarray]]] = {
     "turn": turn_knob,
 }
 ROUNDS = 3
-"""How often a plan is made when the goal does not hold after the one before."""
+"""Plan so often when the goal does not hold after the one before."""
 
 
 def perform(tool: Tool, step: Step) -> Iterator[np.ndarray]:

@@ -17,7 +17,7 @@ from prophet_gym.sims.libero.planned._goals import Fact
 # Of MuJoCo's enumerations of geoms and joints.
 _PLANE, _FREE, _SLIDE = 0, 0, 2
 _OWN = ("robot", "gripper", "mount")
-"""What the names of the robot's own bodies begin with."""
+"""Match the names of the robot's own bodies, which begin so."""
 
 
 @dataclass(frozen=True)
