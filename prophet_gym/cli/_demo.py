@@ -1,4 +1,4 @@
-"""`prophet demo`: dream an initial state under the recorded actions and under others; it needs the checkpoint alone."""
+"""`prophet demo`: dream an initial state under the recorded actions and under others; it needs only the checkpoint."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -49,7 +49,7 @@ class FullOptions(Arguments):
     accumulate: Count = 1  # Number of batches per optimizer step (gradient accumulation).
     learning_rate: Positive = 1e-4  # Peak learning rate.
     warmup: CountOrNone = 1000  # Number of warm-up steps.
-    weight_decay: NotNegative = 0.1  # Weight decay of AdamW, for matrices alone.
+    weight_decay: NotNegative = 0.1  # Weight decay of AdamW, only for matrices.
     ema: Fraction = 0.999  # Decay of the moving average of the weights; the average is the result.
     precision: Literal["auto", "bf16", "no"] = "auto"  # `bf16`, `no` (float32), or `auto`: bf16 on a GPU.
     gradient_checkpointing: bool = True
