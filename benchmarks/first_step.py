@@ -32,7 +32,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     runs: int = 3
     """Processes of each kind."""

@@ -55,7 +55,7 @@ os._exit(0)  # robosuite's contexts complain when they are collected at the end
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     checkpoint: str = "bundled"
     """World model."""

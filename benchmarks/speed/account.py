@@ -44,7 +44,7 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     rows: int = 16
     """Sub-environments at once."""

@@ -20,7 +20,7 @@ from benchmarks.speed.harness import recorded
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Sub-environments at once."""

@@ -31,7 +31,7 @@ Call = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     rows: tuple[int, ...] = (1, 4, 16)
     """Sub-environments at once."""

@@ -37,7 +37,7 @@ CLEAR_PEAK = "5"  # proc_pid_clear_refs(5)
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     stages: tuple[str, ...] = ("write", "convert", "window", "env:float32:1", "env:bfloat16:2")
     """Measure these, in this order."""

@@ -20,7 +20,7 @@ from benchmarks.speed.harness import recorded
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     groups: int = 2
     """Groups of an update."""

@@ -33,7 +33,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     data: Path = Path("outputs/recordings")
     """A recording."""

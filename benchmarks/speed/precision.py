@@ -27,7 +27,7 @@ from prophet_gym.prophet._transformer import predict_velocity
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     rows: int = 16
     """Sub-environments at once."""

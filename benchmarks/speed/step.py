@@ -47,7 +47,7 @@ np.savez(out, images=np.stack(images), rewards=np.stack(rewards), times=np.array
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     base: str = "f4e30db"
     """The earlier commit."""

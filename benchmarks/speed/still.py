@@ -27,7 +27,7 @@ from prophet_gym.world_model import Chunk, State
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     rows: int = 8
     """Dreams."""

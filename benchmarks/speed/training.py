@@ -51,7 +51,7 @@ print(time.perf_counter() - began, time.process_time())
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the benchmark."""
+    """Configure the benchmark."""
 
     data: Path
     """A recording of `prophet collect`."""

@@ -33,7 +33,7 @@ Video = tuple[UInt8[np.ndarray, "t h w 3"], bool]
 
 @dataclass(frozen=True)
 class Args:
-    """Film it."""
+    """Choose what to film."""
 
     size: str = "short"
     run: str = "fa-grpo-s0"

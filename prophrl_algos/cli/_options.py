@@ -86,7 +86,7 @@ class EnvOptions(Arguments):
     """Device to compute on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
     cameras: Cameras = (FIRST_CAMERA,)
     """Cameras that the policy sees: `agentview`, or `agentview wrist`, which also gives it the robot's state, in an
-    environment that has both, as `LIBERO-Object-v0`."""
+    environment that has both, such as `LIBERO-Object-v0`."""
 
     def make_env(
         self, rows: int, *, starts: str = "train", tasks: Sequence[int] = (), engine: str = "eager", reward: str = ""

@@ -1,4 +1,4 @@
-"""What the env inside declares survives every wrapper: metadata, spec, attributes; the entries of info; JSON."""
+"""What the wrapped env declares survives every wrapper: metadata, spec, attributes; the entries of info; JSON."""
 
 import copy
 import pickle
@@ -100,9 +100,9 @@ def test_vector_wrappers_keep_what_the_env_declares(name):
         assert getattr(envs, declared) == getattr(inner, declared)
     for declared in ("world_model", "reward_model", "starts"):
         assert getattr(envs, declared) is getattr(inner, declared)
-    with pytest.raises(AttributeError, match="nor the env inside has an attribute 'no_such_thing'"):
+    with pytest.raises(AttributeError, match="nor the wrapped env has an attribute 'no_such_thing'"):
         _ = envs.no_such_thing
-    with pytest.raises(AttributeError, match=r"'get_state' is a method of the env inside .*: call it on unwrapped"):
+    with pytest.raises(AttributeError, match=r"'get_state' is a method of the env that .* wraps.*: call it on"):
         envs.get_state()
     assert_same(copy.deepcopy(envs).step(envs.action_space.sample() * 0), envs.step(envs.action_space.sample() * 0))
 

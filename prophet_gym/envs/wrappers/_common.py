@@ -31,7 +31,7 @@ class DeclaringVectorWrapper(VectorWrapper):
             raise AttributeError(f"neither {type(self).__name__} nor the wrapped env has an attribute {name!r}")
         value = getattr(env, name)
         if inspect.ismethod(value):
-            whose = f"a method of the env inside {type(self).__name__}, which knows nothing of this wrapper"
+            whose = f"a method of the env that {type(self).__name__} wraps, which knows nothing of this wrapper"
             raise AttributeError(f"{name!r} is {whose}: call it on unwrapped, and reset afterwards")
         return value
 

@@ -49,7 +49,7 @@ class Layout:
 
 
 class BelievedArm:
-    """An `Arm` for scripts that is told of actions, and corrected by what is seen; with weight 0 it never looks."""
+    """Give scripts an `Arm` that is told of actions and corrected by what is seen; with weight 0 it never looks."""
 
     def __init__(self, layout: Layout, seen_weight: float = SEEN_WEIGHT) -> None:
         self.target_name, self._layout, self._seen_weight = layout.target, layout, seen_weight
