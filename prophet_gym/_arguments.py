@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from prophet_gym._checks import require_count, require_device, require_number
+from prophet_gym.specs import FIRST_CAMERA, Camera
 
 
 class Check(ABC):
@@ -123,7 +124,7 @@ OutFolder = Annotated[Path, Writable(folder=True)]
 OutFile = Annotated[Path, Writable()]
 TaskNumber = Annotated[int, Whole(0, 10**6)]
 Tasks = Annotated[tuple[TaskNumber, ...], Several(none=True)]  # none means all
-Cameras = Annotated[tuple[Literal["agentview", "wrist"], ...], Several(needed="agentview")]
+Cameras = Annotated[tuple[Camera, ...], Several(needed=FIRST_CAMERA)]
 SomeTasks = Annotated[tuple[TaskNumber, ...], Several()]
 
 

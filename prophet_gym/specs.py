@@ -12,13 +12,16 @@ Frames are uint8 `... h w 3`, RGB, upright. Actions are in the embodiment's own 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-CAMERAS: Mapping[str, str] = {"agentview": "image", "wrist": "wrist_image"}
+Camera = Literal["agentview", "wrist"]
+"""Name a camera: what all names below are taken from."""
+FIRST_CAMERA, WRIST_CAMERA = get_args(Camera)
+CAMERAS: Mapping[str, str] = {FIRST_CAMERA: "image", WRIST_CAMERA: "wrist_image"}
 """Names of cameras, and of the observations that show them. The first looks at the scene, and every world has it."""
-FIRST_CAMERA = "agentview"
 STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
 """Numbers of `observation["state"]`: metres, radians and metres, as LIBERO's policies read them."""
 

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"_registration", "errors"},
-    {"_checks"},
-    {"estimates", "specs", "_io", "_arguments"},
+    {"_checks", "specs"},
+    {"estimates", "_io", "_arguments"},
     {"world_model"},
     {"_batches"},
     {"embodiments", "rewards", "envs"},

@@ -24,12 +24,12 @@ from prophet_gym.data._episode import Episode
 from prophet_gym.data._recording import list_episodes, read_episode
 from prophet_gym.data._video import write_video
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.specs import FIRST_CAMERA, STATE_NAMES
+from prophet_gym.specs import FIRST_CAMERA, STATE_NAMES, WRIST_CAMERA
 
 CAMERA = "observation.images.agentview"
 POSE_NAMES = ["x", "y", "z", "qx", "qy", "qz", "qw", "opening"]
 """State in the export of one camera: position and orientation of the hand, and the distance of the fingers."""
-BOTH_CAMERAS = {"observation.images.image": "agentview", "observation.images.image2": "wrist"}
+BOTH_CAMERAS = {"observation.images.image": FIRST_CAMERA, "observation.images.image2": WRIST_CAMERA}
 """Features of the published `lerobot/libero`, which lerobot's own env of LIBERO has too, and the cameras in them."""
 _FILES_IN_CHUNK = 1000
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

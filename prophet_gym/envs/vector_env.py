@@ -29,7 +29,7 @@ from prophet_gym.envs._require import (
 from prophet_gym.envs._snapshots import pack_row, unpack_row
 from prophet_gym.envs._sub_env import Row
 from prophet_gym.errors import InvalidRewardError, InvalidStartError
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA, ActionSpec, InitialState
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, ActionSpec, InitialState
 from prophet_gym.world_model import (
     DecodesOnDemand,
     RewardModel,
@@ -265,7 +265,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         assert isinstance(self.world_model, ShowsWrist)
         state = select_batch(self._state, list(rows))
         own = self.world_model.read_robot_state(state).float()
-        return {CAMERAS["wrist"]: self.world_model.read_wrist(state), "state": own}
+        return {CAMERAS[WRIST_CAMERA]: self.world_model.read_wrist(state), "state": own}
 
     def _read_gripper(self, rows: Sequence[int]) -> torch.Tensor:
         assert self._state is not None

@@ -9,7 +9,7 @@ import numpy as np
 from prophet_gym.embodiments._embodiment import pose_extra
 from prophet_gym.embodiments._kinematics import ToolPose, matrix_to_euler, quaternion_to_matrix
 from prophet_gym.sims.simulator import check_cameras, check_split, check_task
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA, InitialState
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
 
 TRAIN_SEED = 1_000_000
 """Placement seeds of the `train` starts begin here, far from those of recordings."""
@@ -42,7 +42,7 @@ def render_initial_states(
             hand = ToolPose(sim.gripper_position()[None], matrix_to_euler(turn), np.ones(1))
             seen = {}
             if len(cameras) > 1:
-                seen = {CAMERAS["wrist"]: sim.render_wrist()[None], "state": sim.robot_state().astype(np.float32)}
+                seen = {CAMERAS[WRIST_CAMERA]: sim.render_wrist()[None], "state": sim.robot_state().astype(np.float32)}
             yield InitialState(
                 frames=sim.render()[None],
                 instruction=sim.instruction,

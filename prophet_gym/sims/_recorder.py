@@ -33,7 +33,7 @@ from prophet_gym.sims.simulator import (
     check_split,
     check_task,
 )
-from prophet_gym.specs import FIRST_CAMERA
+from prophet_gym.specs import FIRST_CAMERA, WRIST_CAMERA
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
@@ -202,9 +202,9 @@ class _Log:
         self.success.append(sim.success())
         if FIRST_CAMERA in self.frames:
             self.frames[FIRST_CAMERA].append(sim.render())
-        if "wrist" in self.frames:
+        if WRIST_CAMERA in self.frames:
             assert isinstance(sim, HasWristCamera)
-            self.frames["wrist"].append(sim.render_wrist())
+            self.frames[WRIST_CAMERA].append(sim.render_wrist())
             self.states.append(sim.robot_state())
 
     def step(self, action: np.ndarray) -> None:
@@ -311,7 +311,7 @@ def _work(simulator: SimulatorClass, plan: Plan, folder: Path, jobs: Sequence[tu
                 sims[task] = simulator(plan.suite, task, look=plan.look, size=plan.size)
             how = {"starts": plan.starts, "cameras": plan.cameras, "actor": plan.actor}
             episode, views = record_views(sims[task], index, plan.seed, plan.mode, **how)
-            write_episode(episode_path(folder, task, index), episode, views[FIRST_CAMERA], views.get("wrist"))
+            write_episode(episode_path(folder, task, index), episode, views[FIRST_CAMERA], views.get(WRIST_CAMERA))
             outcome = "success" if episode.sim.success[-1] else "no success"
             queue.put(("done", f"task {task} {episode.sim.mode}: {outcome}"))
     except BaseException:

@@ -18,7 +18,7 @@ from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims._episodes import Advance, Hand, LocalStages, Opening, Scene, WorkerStages
 from prophet_gym.sims._initial_states import TRAIN_SEED
 from prophet_gym.sims.simulator import check_cameras, check_split, check_task
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA, InitialState
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
 
 _RESET_OPTIONS = ("reset_mask", "start", "task")
 
@@ -165,7 +165,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         seen = super()._observation(rows)
         if len(self.cameras) > 1:
             hands = [self._hands[row] for row in rows]
-            seen[CAMERAS["wrist"]] = np.stack([hand.image for hand in hands])
+            seen[CAMERAS[WRIST_CAMERA]] = np.stack([hand.image for hand in hands])
             seen["state"] = np.stack([hand.state for hand in hands]).astype(np.float32)
         return seen | {"gripper_position": self._grippers[list(rows)]} if self._tells_gripper else seen
 
