@@ -16,7 +16,11 @@ from prophet_gym._checks import require_count, unknown_option
 from prophet_gym._registration import SUITES
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs.wrappers.actions import OneActionPerStepVector
-from prophet_gym.world_model import TracksGripper
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA
+from prophet_gym.world_model import ShowsWrist, TracksGripper
+
+_PIXELS = {CAMERAS[FIRST_CAMERA]: "image", CAMERAS[WRIST_CAMERA]: "image2"}
+"""Images of an observation, and their names in LeRobot's own env of LIBERO."""
 
 
 class LeRobotVectorEnv(VectorEnv):
@@ -25,6 +29,10 @@ class LeRobotVectorEnv(VectorEnv):
     It takes one action per step; a chunk runs with its last action. Observations are `pixels` with `image`, and
     `agent_pos` where the env has proprioception; `info["final_info"]["is_success"]` is the success of an episode.
     `envs`, `call` and `get_attr` return what LeRobot reads of single envs.
+
+    An env of two cameras gives what policies of the published `lerobot/libero` read: `image` and `image2` (the wrist),
+    both mirrored, and the robot's state as `agent_pos`. One camera alone is shown as it is, as in the export of its
+    recordings.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
@@ -77,7 +85,7 @@ class LeRobotVectorEnv(VectorEnv):
         own = {name: value for name, value in (options or {}).items() if not name.startswith("lerobot_")}
         observation, infos = self._inner.reset(seed=seed, options=own or None)
         self._read(infos)
-        return _renamed(observation, dict), infos
+        return _shown(observation), infos
 
     def step(self, actions: ArrayLike) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one action (num_envs, a) in every sub-environment."""
@@ -87,8 +95,8 @@ class LeRobotVectorEnv(VectorEnv):
             final = infos["final_info"]
             final |= {"is_success": final["success"], "_is_success": final["_success"]}
             for row in np.flatnonzero(infos["_final_obs"]):
-                infos["final_obs"][row] = _renamed(infos["final_obs"][row], dict)
-        return _renamed(observation, dict), rewards, terminated, truncated, infos
+                infos["final_obs"][row] = _shown(infos["final_obs"][row])
+        return _shown(observation), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
         """Return one image of each sub-environment."""
@@ -112,8 +120,9 @@ def make_env(
 ) -> dict[str, dict[int, LeRobotVectorEnv]]:
     """Return `{suite: {task: vector env}}`, as the `env.py` of an EnvHub package must.
 
-    Observations have `agent_pos`, the gripper as the world model tracks it, where it does. `use_async_envs` makes no
-    difference: all episodes are generated in one batch, and processes would copy the model.
+    Observations have both cameras and the robot's state where the weights dream them, else `agent_pos`, the gripper, as
+    far as the world model tracks it. `use_async_envs` makes no difference: all episodes are generated in one batch, and
+    processes would copy the model.
 
     `cfg` is an object or mapping that may have `task` (a LIBERO suite; `libero_object` if not), `task_ids` and
     `episode_length` (in actions; ValueError unless it is a multiple of the chunk).
@@ -134,7 +143,9 @@ def make_env(
         if require_count("episode_length", length) % chunk:
             raise ValueError(f"episode_length counts actions and must be a multiple of {chunk}, got {length}")
         arguments["max_episode_steps"] = length // chunk
-    if isinstance(probe.world_model, TracksGripper):
+    if isinstance(probe.world_model, ShowsWrist):
+        arguments["cameras"] = tuple(CAMERAS)
+    elif isinstance(probe.world_model, TracksGripper):
         arguments["proprioception"] = True
     tasks = asked.get("task_ids") or probe.starts.tasks
     if not isinstance(tasks, Sequence):
@@ -158,5 +169,15 @@ def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
 
 
 def _renamed(parts: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    renamed: dict[str, Any] = {"pixels": kind({"image": parts["image"]})}
-    return renamed | ({"agent_pos": parts["gripper_position"]} if "gripper_position" in parts else {})
+    pixels = {theirs: parts[ours] for ours, theirs in _PIXELS.items() if ours in parts}
+    own = next((parts[name] for name in ("state", "gripper_position") if name in parts), None)
+    return {"pixels": kind(pixels)} | ({} if own is None else {"agent_pos": own})
+
+
+def _shown(observation: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return an observation by LeRobot's names; images of two cameras are mirrored, as in the published data."""
+    parts = _renamed(observation, dict)
+    if len(parts["pixels"]) > 1:
+        # Contiguous, because torch takes no negative strides.
+        parts["pixels"] = {name: np.ascontiguousarray(image[..., ::-1, :]) for name, image in parts["pixels"].items()}
+    return parts

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.envs import ProphetVectorEnv
+from prophet_gym.envs import InitialStates, ProphetVectorEnv
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.interop.lerobot import LeRobotVectorEnv, make_env, write_package
 from prophet_gym.rewards import FunctionReward
@@ -176,6 +177,52 @@ def test_the_state_of_the_robot_is_there_where_the_weights_track_it(without_chec
     observation, _ = envs.reset(seed=[0])
     assert observation["agent_pos"].tolist() == [[0.0, 0.0, 0.0]]
     assert envs.observation_space.contains(observation)
+
+
+class TwoCameras(CountingWorldModel):
+    """The wrist camera shows the scene at half its brightness."""
+
+    def read_wrist(self, state):
+        return state["start"] // 2
+
+    def read_robot_state(self, state):
+        return torch.arange(8.0).expand(len(state["start"]), 8)
+
+
+def test_two_cameras_are_shown_as_in_the_published_sets():
+    """Mirrored, by LeRobot's names, and with the state of eight numbers, also where an episode ends."""
+    ramp = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None], (1, *SIZE, 3))
+    starts = [replace(counting_starts()[0], frames=ramp.copy())]
+    inner = {"autoreset_mode": "SameStep", "max_episode_steps": 1, "cameras": ("agentview", "wrist")}
+    envs = LeRobotVectorEnv(ProphetVectorEnv(TwoCameras(chunk=1, frame_size=SIZE), InitialStates(starts), 2, **inner))
+    seen, _ = envs.reset(seed=[0, 1])
+    again, *_, infos = envs.step(np.zeros((2, 7), np.float32))
+    for observation in (seen, again, {name: batched(infos["final_obs"], name) for name in seen}):
+        assert envs.observation_space.contains(observation)
+        np.testing.assert_array_equal(observation["agent_pos"], np.tile(np.arange(8), (2, 1)))
+        np.testing.assert_array_equal(
+            observation["pixels"]["image2"], np.broadcast_to(ramp[:, :, ::-1] // 2, (2, *SIZE, 3))
+        )
+        torch.from_numpy(observation["pixels"]["image2"])
+    np.testing.assert_array_equal(seen["pixels"]["image"], np.broadcast_to(ramp[:, :, ::-1], (2, *SIZE, 3)))
+    assert infos["final_obs"][0]["pixels"]["image"][0, :, 0].tolist() == [value + 1 for value in range(15, -1, -1)]
+
+
+def batched(rows, name):
+    """One part of the observations of single envs, as a batch."""
+    if isinstance(rows[0][name], dict):
+        return {key: np.stack([row[name][key] for row in rows]) for key in rows[0][name]}
+    return np.stack([row[name] for row in rows])
+
+
+def test_both_cameras_are_there_where_the_weights_dream_them(without_checkpoint, monkeypatch):
+    for name in ("read_wrist", "read_robot_state"):
+        monkeypatch.setattr(Tracked, name, getattr(TwoCameras, name), raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "TRACKS", [True])
+    envs = make_env(cfg={"task": "libero_object", "task_ids": [1], "episode_length": 8})["libero_object"][1]
+    seen, _ = envs.reset(seed=[0])
+    assert list(seen["pixels"]) == ["image", "image2"]
+    assert seen["agent_pos"].shape == (1, 8)
 
 
 def test_processes_are_warned_against_and_bad_configs_named(without_checkpoint):
