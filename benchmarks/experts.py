@@ -21,7 +21,6 @@ from tqdm import tqdm
 from prophet_gym.estimates import wilson
 from prophet_gym.evaluation._report import table, write_json
 from prophet_gym.sims._recorder import record_episode
-from prophet_gym.sims.libero._experts import SCRIPT_VERSION
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 
 HELD = 10
@@ -68,8 +67,13 @@ def kept(args: Args) -> list[dict[str, Any]]:
     if args.json is None or not args.json.exists():
         return []
     before = json.loads(args.json.read_text())
-    same = before.get("seed") == args.seed and before.get("script_version") == SCRIPT_VERSION
-    return [row for row in before["tasks"] if same and row.get("episodes") == args.episodes]
+    rows = before["tasks"] if before.get("seed") == args.seed else []
+    return [row for row in rows if all(row.get(name) == value for name, value in settings(row["suite"], args).items())]
+
+
+def settings(suite: str, args: Args) -> dict[str, Any]:
+    """Return what a task must have been measured with to count as measured."""
+    return {"episodes": args.episodes, "script_version": LiberoSimulator.provenance(suite, "light")["script_version"]}
 
 
 def main(args: Args) -> None:
@@ -78,9 +82,9 @@ def main(args: Args) -> None:
     jobs = [(suite, task) for suite in args.suites for task in args.tasks if (suite, task) not in have]
     with tqdm(total=len(jobs) * args.episodes, desc="experts", unit="episode") as bar:
         for suite, task in jobs:
-            found.append(measure(suite, task, args.episodes, args.seed, bar))
+            found.append(measure(suite, task, args.episodes, args.seed, bar) | settings(suite, args))
             found.sort(key=lambda row: (row["suite"], row["task"]))
-            write_json(args.json, {"seed": args.seed, "script_version": SCRIPT_VERSION, "tasks": found})
+            write_json(args.json, {"seed": args.seed, "tasks": found})
     rows = []
     for row in found:
         done, rate = f"{row['successes']}/{row['episodes']}", f"{row['low']:.2f} - {row['high']:.2f}"

@@ -78,7 +78,7 @@ class Plan:
         # Who acts, and how often.
         mixture = {self.about: 1.0} if self.actor else {self.mode: 1.0} if self.mode else simulator.mixture(self.suite)
         names = ("suite", "look", "size", "seed", "starts", "episodes")
-        said = {name: getattr(self, name) for name in names} | simulator.provenance(self.look)
+        said = {name: getattr(self, name) for name in names} | simulator.provenance(self.suite, self.look)
         return said | {"mixture": dict(mixture), "tasks": list(self.tasks), "cameras": list(self.cameras)}
 
 

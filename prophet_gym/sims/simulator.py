@@ -82,7 +82,7 @@ class Simulator(Arm, Protocol):
         ...
 
     @classmethod
-    def provenance(cls, look: str) -> dict[str, Any]:
+    def provenance(cls, suite: str, look: str) -> dict[str, Any]:
         """Return what a recording's meta.json stores of its origin: versions of packages, scripts and looks."""
         ...
 

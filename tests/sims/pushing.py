@@ -32,7 +32,7 @@ class Pushing:
         del look
 
     @classmethod
-    def provenance(cls, look: str) -> dict:
+    def provenance(cls, suite: str, look: str) -> dict:
         return {"look_version": len(look), "script_version": 1}
 
     @classmethod

@@ -18,7 +18,7 @@ from prophet_gym.sims.simulator import Arm
 
 Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "slip"]
 SCRIPT_VERSION = 3
-"""Rises when the same seed gives another episode."""
+"""Rises when the same seed gives another episode of libero_object; other suites have `planned`'s own."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 MIXTURE: dict[Mode, float] = {
     "expert": 0.35,

@@ -21,7 +21,7 @@ from prophet_gym.errors import InvalidActionError
 from prophet_gym.sims.libero._experts import EXPLORATION, MIXTURE, MODES, SCRIPT_VERSION, Mode, script
 from prophet_gym.sims.libero._install import find_assets, prepare_libero, require_packages
 from prophet_gym.sims.libero._looks import LOOK_VERSIONS, assets_for, drawn_model
-from prophet_gym.sims.libero.planned._plans import planned_script
+from prophet_gym.sims.libero.planned._plans import PLANNED_VERSION, planned_script
 from prophet_gym.sims.libero.planned._scene import Scene
 from prophet_gym.sims.simulator import check_task
 
@@ -83,12 +83,12 @@ class LiberoSimulator:
         prepare_libero(assets_for(look, find_assets()))
 
     @classmethod
-    def provenance(cls, look: str) -> dict[str, Any]:
+    def provenance(cls, suite: str, look: str) -> dict[str, Any]:
         """Return what a recording's meta.json says of its making."""
         require_packages()
         return {
             "look_version": LOOK_VERSIONS[look],
-            "script_version": SCRIPT_VERSION,
+            "script_version": SCRIPT_VERSION if suite == "libero_object" else PLANNED_VERSION,
             "versions": {name: version(name) for name in ("mujoco", "robosuite", "hf-libero")},
         }
 

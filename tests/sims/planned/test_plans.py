@@ -5,9 +5,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from prophet_gym._registration import SUITES
 from prophet_gym.sims._recorder import record_episode
 from prophet_gym.sims.libero import _install as install
-from prophet_gym.sims.libero._experts import MODES
+from prophet_gym.sims.libero import simulator
+from prophet_gym.sims.libero._experts import MODES, SCRIPT_VERSION
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 
 pytestmark = [
@@ -21,6 +23,12 @@ def sim():
     sim = LiberoSimulator("libero_goal", 4, size=64)
     yield sim
     sim.close()
+
+
+def test_a_change_of_planned_scripts_leaves_recordings_of_the_others_as_they_are(monkeypatch):
+    monkeypatch.setattr(simulator, "PLANNED_VERSION", 99)
+    versions = {suite: LiberoSimulator.provenance(suite, "light")["script_version"] for suite in SUITES}
+    assert versions == {**dict.fromkeys(SUITES, 99), "libero_object": SCRIPT_VERSION}
 
 
 def test_the_actions_of_an_expert_alone_lead_to_success(sim):

@@ -29,6 +29,11 @@ SKILLS: Mapping[Skill, Callable[..., Iterator[np.ndarray]]] = {
     "close": close,
     "turn": turn_knob,
 }
+PLANNED_VERSION = 3
+"""Rises when the same seed gives another episode of a suite other than libero_object.
+
+What both kinds of scripts share raises both versions: the exploring modes, `_hand`, and what is imported of `_experts`.
+"""
 ROUNDS = 3
 """Plan so often when the goal does not hold after the one before."""
 
