@@ -169,8 +169,9 @@ def register_objects() -> None:
 
 
 def _derived(base: Any, category: str) -> type:
-    def __init__(self: Any, name: str = category, obj_name: str = category) -> None:  # noqa: N807
-        base.__init__(self, name=name, obj_name=obj_name)
+    # Of a fixture hf-libero also says that it has no joints; classes of other objects do not know the word.
+    def __init__(self: Any, name: str = category, obj_name: str = category, **joints: None) -> None:  # noqa: N807
+        base.__init__(self, name=name, obj_name=obj_name, **joints)
 
     # hf-libero reads an object's category off the name of its class.
     return type(category.title().replace("_", ""), (base,), {"__init__": __init__})
