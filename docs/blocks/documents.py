@@ -64,6 +64,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reward-robustness": reward_models.robustness,
     "identity": identity.identity,
     "looks": looks.looks,
+    "policy-looks": looks.policies,
+    "experts": looks.experts,
     **ranking.BLOCKS,
     "robots": dream.robots,
     "action-dimensions": dream.actions,

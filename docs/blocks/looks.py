@@ -1,8 +1,8 @@
-"""Tabulate what LIBERO's looks cost and change."""
+"""Tabulate what LIBERO's looks cost and change, and what its scripts achieve."""
 
 from statistics import median
 
-from docs.blocks.common import load, markdown_table, where
+from docs.blocks.common import load, markdown_table, part, where
 
 NAMES = {"agentview": "agentview", "robot0_eye_in_hand": "wrist"}
 
@@ -30,4 +30,53 @@ def looks() -> str:
         f"128x128 images of tasks {', '.join(map(str, report['tasks']))}, in brackets the largest of a task. "
         f"`{command}` on {where(report['machine'])}.\n\n"
         "![every suite and camera in each look](images/looks.webp)"
+    )
+
+
+def policies() -> str:
+    """Return how often the bundled policy succeeds in each look, and in perturbed scenes."""
+    command = (
+        "prophrl evaluate --policy small-k4 --policy-weights SmallVLA-LIBERO-object-sft --tasks 3 5 --episodes 50 "
+        "--env ENV --look LOOK --json benchmarks/results/looks/NAME.json"
+    )
+    names = {
+        "light": ("LIBERO-Object-v0", "light"),
+        "light-v2": ("LIBERO-Object-v0", "light-v2"),
+        "official": ("LIBERO-Object-v0", "official"),
+        "pro-object": ("LIBERO-PRO-Object-Object-v0", "light"),
+        "pro-swap": ("LIBERO-PRO-Object-Swap-v0", "light"),
+    }
+    rows, found = [], {}
+    for name, (env, look) in names.items():
+        found = load(f"looks/{name}.json") or found
+        if (report := load(f"looks/{name}.json")) is not None:
+            done = [episode["success"] for episode in report["episodes"]]
+            rows.append([f"`{env}`", f"`{look}`", part(sum(done), len(done))])
+    if not rows:
+        return f"Not measured yet: `{command}`."
+    return (
+        f"{markdown_table(['env', 'look', 'successes [95% of the share]'], rows)}\n\nTasks 3 and 5 from their first 50 "
+        f"official states each. `{command}` on {where(found['machine'])}."
+    )
+
+
+def experts() -> str:
+    """Return how often the scripted experts succeed in each of the forty tasks."""
+    command = "python benchmarks/experts.py --episodes 20 --json benchmarks/results/experts.json"
+    report = load("experts.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    tasks = report["tasks"]
+    rows = []
+    for row in tasks:
+        steps = "-" if row["steps_to_success"] is None else f"{row['steps_to_success']:.0f}"
+        done = part(row["successes"], row["episodes"])
+        rows.append([f"`{row['suite']}` {row['task']}", row["instruction"], done, f"{row['seconds']:.1f}", steps])
+    shares = [row["successes"] / row["episodes"] for row in tasks]
+    good, fair = (sum(share >= least for share in shares) for least in (0.9, 0.7))
+    return (
+        f"{markdown_table(['task', 'instruction', 'done [95%]', 'seconds', 'steps'], rows)}\n\n{good} of {len(tasks)} "
+        f"tasks reach 90% and {fair} reach 70%, from random placements (seed {report['seed']}). An episode counts when "
+        f"the task's own predicate holds for ten steps on end; seconds are those of an episode that is not drawn, "
+        f"steps those to success. `{command}`."
     )
