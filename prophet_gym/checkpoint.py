@@ -37,7 +37,7 @@ _DEFAULT_ROBOT = "libero"
 _SPLITS = ("train", "official")
 _DTYPES = ("float32", "bfloat16", "float16")
 
-_WORLD_MODELS = {"SmallProphet": "prophet_gym.prophet:SmallProphet", "FullProphet": "prophet_gym.prophet:FullProphet"}
+_WORLD_MODELS = {name: f"prophet_gym.prophet:{name}" for name in ("SmallProphet", "TwoViewProphet", "FullProphet")}
 
 
 def register_world_model(name: str, location: str) -> None:

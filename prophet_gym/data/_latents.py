@@ -1,7 +1,7 @@
 """Training windows of latents: whole recordings encoded in memory, any window drawn by a seeded generator."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from prophet_gym._io.files import read_npz
 from prophet_gym.data._episode import Episode
 from prophet_gym.data._windows import Windows, _gripper_states, _past_indices
 from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments._kinematics import turn_between
 
 _STORED = ("latents", "commands", "gripper", "starts")
 """The fields in their order, as a file names them."""
@@ -24,13 +25,13 @@ class LatentEpisodes:
     """Hold all frames of many episodes as normalised latents, one after the other.
 
     In the row of an episode's last frame, `actions` has what its robot is taken to have done before the first
-    (`Embodiment.action_before`). `gripper` is that of `Windows`. `starts` is the index of every episode's first frame,
-    and the total as last entry.
+    (`Embodiment.action_before`). `gripper` is that of `Windows`, or with two cameras what `hand_states` returns.
+    `starts` is the index of every episode's first frame, and the total as last entry.
     """
 
     latents: Float16[np.ndarray, "n c h w"]
     actions: Float32[np.ndarray, "n a"]
-    gripper: Float32[np.ndarray, "n 4"]
+    gripper: Float32[np.ndarray, "n g"]
     starts: Int64[np.ndarray, " e1"]
 
     def save(self, path: str | os.PathLike) -> None:
@@ -47,7 +48,12 @@ class LatentEpisodes:
         return cls(*(values[name] for name in _STORED))
 
     @classmethod
-    def join(cls, latents: Sequence[np.ndarray], episodes: Sequence[Episode]) -> "LatentEpisodes":
+    def join(
+        cls,
+        latents: Sequence[np.ndarray],
+        episodes: Sequence[Episode],
+        states: Callable[[Episode], Float32[np.ndarray, "f g"]] = _gripper_states,
+    ) -> "LatentEpisodes":
         """Join the latents `t+1 c h w` of episodes with their actions; each must say where its tools are."""
         for each in episodes:
             if each.tools is None:
@@ -57,7 +63,7 @@ class LatentEpisodes:
         return cls(
             latents=np.concatenate(latents).astype(np.float16),
             actions=np.concatenate(actions).astype(np.float32),
-            gripper=np.concatenate([_gripper_states(each) for each in episodes]),
+            gripper=np.concatenate([states(each) for each in episodes]),
             starts=np.cumsum([0, *(len(each) + 1 for each in episodes)], dtype=np.int64),
         )
 
@@ -100,11 +106,29 @@ class LatentEpisodes:
         )
 
 
+def hand_states(episode: Episode, rest: Float32[np.ndarray, " 4"]) -> Float32[np.ndarray, "f 8"]:
+    """Return position (metres), openness, rotation vector from `rest` (xyzw) and the middle between the finger joints.
+
+    ValueError for an episode without the robot's state, which a recording of two cameras has.
+    """
+    state = episode.sim.robot_state
+    if state is None:
+        raise ValueError(f"{episode.name} must have the robot's state; record it with --cameras agentview wrist")
+    turn = turn_between(rest, episode.sim.gripper_quaternion)
+    middle = state[:, 6:].mean(axis=1, keepdims=True)
+    return np.concatenate([_gripper_states(episode), turn, middle], axis=1).astype(np.float32)
+
+
 def _require_latents(path: str | os.PathLike, values: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError unless the arrays of a file are those of `LatentEpisodes` and finite."""
     frames = len(values["latents"]) if values["latents"].ndim == 4 else 0
     width = values["commands"].shape[1] if values["commands"].ndim == 2 else 0
-    shapes = {"latents": (frames, *values["latents"].shape[1:4]), "commands": (frames, width), "gripper": (frames, 4)}
+    wide = 8 if values["gripper"].shape[1:] == (8,) else 4
+    shapes = {
+        "latents": (frames, *values["latents"].shape[1:4]),
+        "commands": (frames, width),
+        "gripper": (frames, wide),
+    }
     for name, shape in shapes.items():
         array, kind = values[name], np.float16 if name == "latents" else np.float32
         if not array.size or array.shape != shape or array.dtype != kind or not np.isfinite(array).all():

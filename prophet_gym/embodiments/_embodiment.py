@@ -48,6 +48,8 @@ class Embodiment:
         rest: Pose that is assumed for an initial state without one if it is needed for model actions alone; None if
             nothing can be assumed.
         path: `actions (t, a), start -> ToolPath`, see `path_of`; given for robots whose model actions are not metric.
+        wrist: Matrix of the camera at the hand, from the hand's frame (metres) to its unit image, see `CameraSpec`;
+            None where there is none, or it is not published.
         rest_action: Action that leaves the robot where it is, with the gripper open; None for robots whose actions are
             poses, since no single pose does that.
         chunk: Number of actions per env step, unless a world model or a policy says otherwise.
@@ -65,6 +67,7 @@ class Embodiment:
     posed: bool = True
     rest: ToolPose | None = None
     path: Callable[[np.ndarray, ToolPose], ToolPath] | None = None
+    wrist: Float[np.ndarray, "3 4"] | None = None
     rest_action: tuple[float, ...] | None = None
     chunk: int = 8
 

@@ -71,6 +71,24 @@ def axis_angle(xyzw: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "*b 3"]:
     return np.where(sine > 0, xyzw[..., :3] * 2.0 * np.arccos(real) / np.where(sine > 0, sine, 1.0), 0.0)
 
 
+def turned(vector: Float[np.ndarray, "*b 3"], rest: Float[np.ndarray, " 4"]) -> Float[np.ndarray, "*b 4"]:
+    """Return the quaternions, real part last, of a body that turned by rotation vectors, up to pi, from a quaternion.
+
+    Of both quaternions of a rotation it is the one that is reached from `rest` without a jump.
+    """
+    x, y, z, w = np.moveaxis(Rotation.from_rotvec(vector.reshape(-1, 3)).as_quat(canonical=True), -1, 0)
+    i, j, k, real = rest
+    product = [w * i + x * real + y * k - z * j, w * j - x * k + y * real + z * i, w * k + x * j - y * i + z * real]
+    product.append(w * real - x * i - y * j - z * k)
+    return np.stack(product, axis=-1).reshape(*vector.shape[:-1], 4)
+
+
+def turn_between(rest: Float[np.ndarray, " 4"], xyzw: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "*b 3"]:
+    """Return the rotation vectors that lead from one quaternion to others: what `turned` undoes."""
+    found = Rotation.from_quat(xyzw.reshape(-1, 4)) * Rotation.from_quat(rest).inv()
+    return found.as_rotvec().reshape(*xyzw.shape[:-1], 3)
+
+
 def rotation_vector_to_matrix(vector: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
     """Return rotation matrices of rotation vectors: along the axis, as long as the angle in radians."""
     return Rotation.from_rotvec(vector.reshape(-1, 3)).as_matrix().reshape(*vector.shape, 3)

@@ -8,6 +8,7 @@ from prophet_gym.embodiments._embodiment import Embodiment, Gripper, ToolPath
 from prophet_gym.embodiments._kinematics import (
     ACTION_DIM,
     ToolPose,
+    camera_matrix,
     euler_to_matrix,
     matrix_to_euler,
     require_arms,
@@ -36,6 +37,13 @@ ACTION_SPEC = ActionSpec(
 # 0.08 m is the distance of the fingers of an open Panda gripper.
 GRIPPER = Gripper(open=-1.0, closed=1.0, opening=0.08)
 
+# `robot0_eye_in_hand`, read from the simulator: 75 degrees high, 5 cm beside and 9.7 cm behind the grip site.
+_FOCAL = 0.5 / np.tan(np.deg2rad(75.0) / 2)
+_WRIST = camera_matrix(
+    np.array([[_FOCAL, 0, 0.5], [0, _FOCAL, 0.5], [0, 0, 1.0]]),
+    np.array([[0, -1.0, 0, 0.05], [1.0, 0, 0, 0], [0, 0, 1.0, -0.097], [0, 0, 0, 1.0]]),
+    (1, 1),
+)
 # `agentview` of the four kinds of scene, read from the simulator; they do not move.
 _LOW = [
     [-0.424384737, 1.207106010, -0.264385055],
@@ -124,5 +132,6 @@ EMBODIMENT = Embodiment(
     posed=False,
     # Prophet reads the actions themselves, rotation at a tenth of what is turned, and the arm lags them.
     path=path,
+    wrist=_WRIST,
     rest_action=(0.0,) * 6 + (GRIPPER.open,),
 )

@@ -4,6 +4,7 @@ from prophet_gym.prophet._base import Prophet
 from prophet_gym.prophet._full import FullConfig, FullProphet
 from prophet_gym.prophet._presets import small_transformer, tiny_full_prophet, tiny_prophet
 from prophet_gym.prophet._small import SmallConfig, SmallProphet
+from prophet_gym.prophet._wrist import TwoViewConfig, TwoViewProphet
 
 __all__ = [
     "FullConfig",
@@ -11,6 +12,8 @@ __all__ = [
     "Prophet",
     "SmallConfig",
     "SmallProphet",
+    "TwoViewConfig",
+    "TwoViewProphet",
     "small_transformer",
     "tiny_full_prophet",
     "tiny_prophet",

@@ -13,7 +13,7 @@ from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, ResidualBlock, s
 from prophet_gym.prophet._diffusers import ConfigMixin, LightModelMixin, register_to_config
 from prophet_gym.prophet._transformer import Conditions
 
-GRIPPER_DIM = 4  # position in world metres and openness, 1 open .. 0 closed
+GRIPPER_DIM = 4  # position in world metres and openness, 1 open .. 0 closed; further numbers may follow them
 DISC_CHANNELS = 3  # of `draw_discs`
 
 
@@ -23,7 +23,8 @@ class GripperTracker(LightModelMixin, ConfigMixin):
     The reader maps the latents of a frame to the gripper; the path maps the gripper and actions to its next places. A
     controller lags its actions, so the path reads those of the chunk before too; it is trusted for one chunk only, then
     the reader looks again. What lies under the hand may stop it, and what is between the fingers keeps them open: with
-    a `window` (samples across and down, half a cell apart) a third network sees that, and corrects the path.
+    a `window` (samples across and down, half a cell apart) a third network sees that, and corrects the path. Latents of
+    several `views` lie one below the other; the first is that of the camera.
     """
 
     @register_to_config
@@ -37,7 +38,8 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         hidden: int = 192,
         reader_channels: int = 32,
         window: int = 0,
-        gripper_mean: Sequence[float] = (0.0, 0.0, 0.0, 0.5),  # noqa: ARG002 (read from the config)
+        views: int = 1,  # noqa: ARG002 (read from the config)
+        gripper_mean: Sequence[float] = (0.0, 0.0, 0.0, 0.5),
         gripper_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),  # noqa: ARG002
     ) -> None:
         super().__init__()
@@ -52,14 +54,14 @@ class GripperTracker(LightModelMixin, ConfigMixin):
             nn.Flatten(),
             nn.Linear(coarse * cells, hidden),
             nn.SiLU(),
-            nn.Linear(hidden, 4),
+            nn.Linear(hidden, len(gripper_mean)),
         )
-        features = 4 + 2 * chunk * action_dim
+        features, told = len(gripper_mean) + 2 * chunk * action_dim, chunk * len(gripper_mean)
         self.path = nn.Sequential(
-            nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, chunk * 4)
+            nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, told)
         )
-        self.path_skip = nn.Linear(features, chunk * 4)
-        last = nn.Linear(hidden, chunk * 4)
+        self.path_skip = nn.Linear(features, told)
+        last = nn.Linear(hidden, told)
         # Silent at first, so that a tracker that sees begins with all that its base knows.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -67,38 +69,38 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         touch = (nn.Linear(seen, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last) if window else None
         self.touch = nn.Sequential(*touch) if touch else None
 
-    def read(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4"]:
+    def read(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b g"]:
         """Return the gripper seen in one frame's normalised latents."""
         mean, std = self.scale(latents)
         return self.reader(latents) * std + mean
 
     def follow(
         self,
-        gripper: Float[Tensor, "b 4"],
+        gripper: Float[Tensor, "b g"],
         past_actions: Float[Tensor, "b k a"],
         actions: Float[Tensor, "b k a"],
         latents: Float[Tensor, "b c h w"],
         camera: Float[Tensor, "3 4"],
-    ) -> Float[Tensor, "b k 4"]:
+    ) -> Float[Tensor, "b k g"]:
         """Return the gripper after each action; gripper and latents given are those before the first one."""
         mean, std = self.scale(gripper)
         features = torch.cat([(gripper - mean) / std, past_actions.flatten(1), actions.flatten(1)], dim=1)
         # The skip is linear, as a free arm nearly follows its actions; the network has only the rest to learn.
         change = self.path(features) + self.path_skip(features)
         if self.touch is not None:
-            around = window_around(latents, gripper[:, :3], camera, int(self.config["window"]))
+            front = latents[..., : latents.shape[-2] // self.config["views"], :]
+            around = window_around(front, gripper[:, :3], camera, int(self.config["window"]))
             change = change + self.touch(torch.cat([features, around.flatten(1)], dim=1))
-        change = change.unflatten(1, (-1, 4))
-        moved = gripper[:, None] + change * std
-        return torch.cat([moved[..., :3], moved[..., 3:].clamp(0, 1)], dim=-1)
+        moved = gripper[:, None] + change.unflatten(1, (-1, len(std))) * std
+        return torch.cat([moved[..., :3], moved[..., 3:4].clamp(0, 1), moved[..., 4:]], dim=-1)
 
-    def read_frames(self, latents: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n 4"]:
+    def read_frames(self, latents: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n g"]:
         """Return the gripper seen in each of several frames."""
         return self.read(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
     def correct(
-        self, followed: Float[Tensor, "b n 4"], latents: Float[Tensor, "b n c h w"], weight: float
-    ) -> Float[Tensor, "b n 4"]:
+        self, followed: Float[Tensor, "b n g"], latents: Float[Tensor, "b n c h w"], weight: float
+    ) -> Float[Tensor, "b n g"]:
         """Pull a followed path towards what dreamed frames show.
 
         The path errs by millimetres a chunk, the reader by millimetres a frame; a small `weight` of the reader lets
@@ -130,11 +132,11 @@ def window_around(
 def tracker_loss(
     tracker: GripperTracker,
     latents: Float[Tensor, "b c h w"],
-    gripper: Float[Tensor, "b 4"],
-    start: Float[Tensor, "b 4"],
+    gripper: Float[Tensor, "b g"],
+    start: Float[Tensor, "b g"],
     past_actions: Float[Tensor, "b k a"],
     actions: Float[Tensor, "b k a"],
-    following: Float[Tensor, "b k 4"],
+    following: Float[Tensor, "b k g"],
     camera: Float[Tensor, "3 4"],
 ) -> Float[Tensor, ""]:
     """Return the mean absolute error of both networks in standard deviations of the data.
@@ -149,15 +151,16 @@ def tracker_loss(
 
 @dataclass(frozen=True)
 class ChunkInputs(Conditions):
-    """Add where the actions lead the gripper; the small Prophet has four given frames."""
+    """Add where the actions lead the gripper, and where the flow starts if not at the last of the four given frames."""
 
-    path: Float[Tensor, "b k 4"]
+    path: Float[Tensor, "b k g"]
+    source: Float[Tensor, "b c t h w"] | None = None
 
 
 def chunk_inputs(
     tracker: GripperTracker,
     past: Float[Tensor, "b n c h w"],
-    gripper: Float[Tensor, "b 4 4"],
+    gripper: Float[Tensor, "b 4 g"],
     past_actions: Float[Tensor, "b k a"],
     actions: Float[Tensor, "b k a"],
     camera: Float[Tensor, "3 4"],
@@ -172,7 +175,8 @@ def chunk_inputs(
     mean, std = tracker.scale(path)
     numbers = torch.cat([past_actions[:, -FRAMES_PER_LATENT:], actions], dim=1)
     cameras = camera.to(path).expand(path.shape[0], -1, -1)
-    discs = draw_discs(path[..., :3], path[..., 3], cameras, (past.shape[-2], past.shape[-1]))
+    rows = past.shape[-2] // tracker.config["views"]
+    discs = draw_discs(path[..., :3], path[..., 3], cameras, (rows, past.shape[-1]))
     history = past[:, :-FRAMES_PER_LATENT]
     return ChunkInputs(
         given=stack_frames(given),
@@ -191,6 +195,8 @@ def flow_source(
     Differences from the paper: Prophet's flow starts from pure noise. Starting at the last frame makes one network call
     a regression of the change, which is what few samples can learn, and more calls refine it.
     """
+    if inputs.source is not None:
+        return inputs.source + noise_scale * noise
     channels = inputs.given.shape[1] // FRAMES_PER_LATENT
     last = inputs.given[:, -channels:].repeat(1, FRAMES_PER_LATENT, noise.shape[2], 1, 1)
     return last + noise_scale * noise

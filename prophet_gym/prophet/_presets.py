@@ -11,6 +11,7 @@ from prophet_gym.prophet._gripper import DISC_CHANNELS, GRIPPER_DIM, GripperTrac
 from prophet_gym.prophet._history import HistoryOrder
 from prophet_gym.prophet._small import SmallConfig, SmallProphet
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
+from prophet_gym.prophet._wrist import HAND_DIM, TwoViewConfig, TwoViewProphet
 
 # Of the released 2.058 B transformer; all else is the constructor's default (reference.md: "Backbone").
 FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": "oldest_finest"}
@@ -22,25 +23,30 @@ def small_transformer(
     head: int = 48,
     action_dim: int = 7,
     *,
+    views: int = 1,
+    latent_channels: int = 4,
     action_frames: Literal["input"] | None = "input",
     history_order: HistoryOrder | None = "newest_finest",
 ) -> ProphetTransformer3DModel:
     """Return a small transformer whose blocks are silent at first (AdaLN-zero) and whose first output is zero."""
     if width < head or width % head:
         raise ValueError(f"width must be a multiple of {head}, the size of an attention head, got {width}")
+    # The model of two views also reads the latents of the first frame.
+    shown = latent_channels if views > 1 else 0
     model = ProphetTransformer3DModel(
         num_attention_heads=width // head,
         attention_head_dim=head,
         num_layers=layers,
         text_embed_dim=None,
         adaln_lora_dim=64,
+        latent_channels=FRAMES_PER_LATENT * latent_channels,
         max_size=(8, 32, 32),
         rope_scale=(1.0, 1.0, 1.0),
-        action_dim=action_dim + GRIPPER_DIM,
+        action_dim=action_dim + (GRIPPER_DIM if views == 1 else HAND_DIM),
         actions_per_slot=FRAMES_PER_LATENT,
         action_stream="frame",
         action_frames=action_frames,
-        action_frame_channels=FRAMES_PER_LATENT * DISC_CHANNELS,
+        action_frame_channels=FRAMES_PER_LATENT * DISC_CHANNELS + shown,
         history_order=history_order,
     )
     for name, module in model.named_modules():
@@ -60,6 +66,21 @@ def tiny_prophet(seed: int = 0) -> SmallProphet:
     camera = ((0.5, 0.0, 0.0, 0.5), (0.0, 0.5, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0))
     config = SmallConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1), stillness=None)
     return SmallProphet(transformer, autoencoder, tracker, config)
+
+
+def tiny_two_view_prophet(seed: int = 0) -> TwoViewProphet:
+    """Return an untrained Prophet of two cameras of 64x64 pixels that runs in milliseconds; for tests."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        transformer = small_transformer(width=24, layers=1, head=12, views=2, latent_channels=6)
+        nn.init.normal_(transformer.proj_out.weight, std=0.1)
+        autoencoder = FrameAutoencoder(latent_channels=6, fine_channels=8, coarse_channels=8)
+        numbers = (0.0, 0.0, 0.5, 0.5, *[0.0] * 4)
+        sizes: dict[str, Any] = {"latent_size": (16, 8), "latent_channels": 6, "views": 2, "hidden": 16, "window": 3}
+        tracker = GripperTracker(gripper_mean=numbers, gripper_std=(0.1,) * HAND_DIM, **sizes)
+    camera = ((0.5, 0.0, 0.0, 0.5), (0.0, 0.5, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0))
+    config = TwoViewConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1), stillness=None)
+    return TwoViewProphet(transformer, autoencoder, tracker, config)
 
 
 TINY_FULL = FullConfig(chunk=4, frame_size=(32, 32), history_frames=8, steps=2)

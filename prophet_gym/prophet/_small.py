@@ -6,7 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -86,6 +86,29 @@ class SmallConfig:
             }
         )
 
+    def inputs(
+        self,
+        tracker: GripperTracker,
+        past: Float[Tensor, "b n c h w"],
+        gripper: Float[Tensor, "b 4 g"],
+        past_actions: Float[Tensor, "b k a"],
+        actions: Float[Tensor, "b k a"],
+        initial: Float[Tensor, "b c h w"],
+    ) -> ChunkInputs:
+        """Return the inputs of one chunk, see `chunk_inputs`; only models of two cameras read the initial frame."""
+        del initial
+        return chunk_inputs(tracker, past, gripper, past_actions, actions, torch.tensor(self.camera))
+
+    def loss_weight(
+        self,
+        target: Float[Tensor, "b k c h w"],
+        initial: Float[Tensor, "b c h w"],
+        known: Bool[Tensor, " b"],
+    ) -> Float[Tensor, "b k c h w"] | None:
+        """Return how much every number of a chunk's latents counts in training, None for alike."""
+        del target, initial, known
+        return None
+
 
 class SmallProphet(Prophet):
     """Dream fast enough for a CPU, with one latent per frame and a tracked gripper.
@@ -112,6 +135,9 @@ class SmallProphet(Prophet):
 
     config_class = SmallConfig
     only_dtype = torch.float32
+    # Numbers that the tracker tells of the gripper, and cameras whose views lie in one latent.
+    gripper_dim: ClassVar[int] = GRIPPER_DIM
+    views: ClassVar[int] = 1
     networks: ClassVar = {
         "transformer": ProphetTransformer3DModel,
         "autoencoder": FrameAutoencoder,
@@ -154,7 +180,7 @@ class SmallProphet(Prophet):
         Raises:
             ValueError: The frames have another size than the checkpoint's.
         """
-        return self.tracker.read(self.autoencoder.encode(self._checked_frames(frames[:, None])[:, 0]).float())[:, :3]
+        return self.tracker.read(self._encoded_view(self._checked_frames(frames[:, None]))[:, 0])[:, :3]
 
     @torch.no_grad()
     def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
@@ -166,8 +192,19 @@ class SmallProphet(Prophet):
 
     def _begin(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"] | None = None) -> State:
         frames = frames[:, -self.config.past_frames :]
-        latents = self.autoencoder.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float()
-        repeats = self.config.past_frames - frames.shape[1]
+        return self._carried(frames, self._encoded_view(frames), past_actions)
+
+    def _encoded_view(self, frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b t c y x"]:
+        return self.autoencoder.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float()
+
+    def _carried(
+        self,
+        frames: UInt8[Tensor, "b t h w 3"],
+        latents: Float[Tensor, "b t c y x"],
+        past_actions: Float[Tensor, "b k a"] | None,
+    ) -> State:
+        """Return what a dream carries from its first frames, whose latents may hold more than they show."""
+        repeats = self.config.past_frames - latents.shape[1]
         # A dream carries a fixed number of frames, so that states of all ages are one batch.
         past = torch.cat([latents[:, :1].expand(-1, repeats, -1, -1, -1), latents], dim=1)
         no_op = torch.tensor(self.config.no_op, device=frames.device).expand(frames.shape[0], self.config.chunk, -1)
@@ -176,8 +213,17 @@ class SmallProphet(Prophet):
             "gripper": self.tracker.read_frames(past[:, -FRAMES_PER_LATENT:]),
             "commands": no_op.clone() if past_actions is None else past_actions.to(no_op),
             "reference": frames[:, -1].clone(),
-            "reference_decoded": self.autoencoder.decode(latents[:, -1]),
+            "reference_decoded": self.autoencoder.decode(self._front(latents[:, -1])),
         }
+
+    def _known(self, state: State, latents: Float[Tensor, "b k c y x"]) -> Float[Tensor, "b k c y x"]:
+        """Return the latents without views that a dream began without."""
+        del state
+        return latents
+
+    def _front(self, latents: Float[Tensor, "*b y x"]) -> Float[Tensor, "*b y x"]:
+        """Return what the frames show of the latents."""
+        return latents
 
     @property
     def decodable(self) -> int:
@@ -195,18 +241,19 @@ class SmallProphet(Prophet):
         """Return one frame of each element, `ages[i]` before its newest, as the dream shows it."""
         latents = state["latents"]
         chosen = latents[torch.arange(len(ages)), latents.shape[1] - 1 - ages.to(latents.device)]
-        decoded = self.autoencoder.decode(chosen)[:, None]
+        decoded = self.autoencoder.decode(self._front(chosen))[:, None]
         return self._shown(decoded, state["reference"], state["reference_decoded"])[:, 0]
 
     @torch.no_grad()
     def uncertainty(self, state: State) -> Float[Tensor, " b"]:
         """Return how far the newest latents are from those of the frame that they decode to, see `inconsistency`."""
-        newest = state["latents"][:, -1]
+        newest = self._front(state["latents"][:, -1])
         return inconsistency(newest, self.autoencoder.encode(self.autoencoder.decode(newest)).float())
 
     def _dream(self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]) -> Chunk:
         """Sample the chunk's latents, decode them, keep the background; then look where the gripper went."""
         following, latents = self._advance(state, actions, generators)
+        latents = self._front(latents)
         decoded = self.autoencoder.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
         return Chunk(
             state=following,
@@ -220,10 +267,11 @@ class SmallProphet(Prophet):
         """Return the state after a chunk, and the latents of its frames."""
         past = state["latents"]
         actions = actions.to(past)
-        camera = torch.tensor(self.config.camera, device=past.device)
-        inputs = chunk_inputs(self.tracker, past, state["gripper"], state["commands"], actions, camera)
+        initial = state.get("initial", past[:, 0])
+        inputs = self.config.inputs(self.tracker, past, state["gripper"], state["commands"], actions, initial)
         latents = self._sample(inputs, generators)
         newest = slice(-FRAMES_PER_LATENT, None)
+        latents = self._known(state, latents)
         following = {
             **state,
             "latents": torch.cat([past, latents], dim=1)[:, -self.config.past_frames :].clone(),
@@ -255,12 +303,14 @@ class SmallProphet(Prophet):
     def _require_fit(self) -> None:
         own, table, tracker, vae = self.config, self.transformer.config, self.tracker.config, self.autoencoder.config
         due = {"chunk": own.chunk, "action_dim": own.action_dim}
-        sides = (1 + own.chunk // FRAMES_PER_LATENT, *(side // SPATIAL_COMPRESSION for side in own.frame_size))
+        grip = self.gripper_dim
+        rows, columns = (side // SPATIAL_COMPRESSION for side in own.frame_size)
+        sides = (1 + own.chunk // FRAMES_PER_LATENT, self.views * rows, columns)
         problems = {
             f"the transformer reads {table['action_dim']} numbers a frame, which must be {own.action_dim} of the "
-            f"action and {GRIPPER_DIM} of the gripper": table["action_dim"] != own.action_dim + GRIPPER_DIM,
-            f"the tracker must have gripper_mean and gripper_std, finite numbers, one for each of {GRIPPER_DIM}": (
-                not statistics_fit(tracker["gripper_mean"], tracker["gripper_std"], GRIPPER_DIM)
+            f"action and {grip} of the gripper": table["action_dim"] != own.action_dim + grip,
+            f"the tracker must have gripper_mean and gripper_std, finite numbers, one for each of {grip}": (
+                not statistics_fit(tracker["gripper_mean"], tracker["gripper_std"], grip)
             ),
             # Those of latents may both be left out.
             "the autoencoder must have latents_mean and latents_std, finite numbers, one for each of "

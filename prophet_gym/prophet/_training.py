@@ -30,8 +30,9 @@ def velocity_loss(
     clean: Float[Tensor, "b c t h w"],
     source: Float[Tensor, "b c t h w"],
     time: Float[Tensor, " b"],
+    weight: Float[Tensor, "b c t h w"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c t h w"]]:
-    """Return the mean squared velocity error on the generated slots, and the clean latents predicted.
+    """Return the mean (by `weight`) squared velocity error on the generated slots, and the clean latents predicted.
 
     The uniform-weight form `(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2` equals the squared velocity error (reference.md:
     "Training objective"). Time 1 makes the step a regression from the source.
@@ -39,7 +40,8 @@ def velocity_loss(
     noisy = interpolate(clean, source, time)
     velocity = predict_velocity(transformer, conditions, noisy, time)
     # Unweighted in velocity: the weight (1 + sigma)^2 / sigma^2 of the clean error cancels.
-    loss = (velocity - (source - clean)).square().mean()
+    error = (velocity - (source - clean)).square()
+    loss = error.mean() if weight is None else (weight * error).sum() / weight.sum()
     return loss, (noisy - time[:, None, None, None, None] * velocity).detach()
 
 
@@ -50,10 +52,12 @@ def flow_loss(
     time: Float[Tensor, " b"],
     noise: Float[Tensor, "b c4 t h w"],
     noise_scale: float,
+    weight: Float[Tensor, "b n c h w"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c4 t h w"]]:
     """Return the small Prophet's `velocity_loss`, whose flow starts at the last given frame."""
     source = flow_source(inputs, noise, noise_scale)
-    return velocity_loss(transformer, inputs, stack_frames(target), source, time)
+    weights = None if weight is None else stack_frames(weight)
+    return velocity_loss(transformer, inputs, stack_frames(target), source, time, weights)
 
 
 def distillation_losses(

@@ -1,7 +1,9 @@
 """Train the small per-frame autoencoder on crops around what moves, and turn recordings into latents with it."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,12 @@ from tqdm import tqdm
 
 from prophet_gym._io.networks import load_part, save_network
 from prophet_gym._io.processor import Precision, autocast
-from prophet_gym.data._latents import LatentEpisodes
+from prophet_gym.data._latents import LatentEpisodes, hand_states
 from prophet_gym.data._recording import read_episode
+from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments._kinematics import quaternion_to_matrix
 from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 from prophet_gym.train._fit import FitConfig, Loss, fit
 
 _CROP, _CELL = 64, 8
@@ -38,21 +43,29 @@ class Footage:
     centres: Float[np.ndarray, "n 2 2"]
 
 
-def load_footage(paths: Sequence[Path], stride: int) -> Footage:
+def load_footage(paths: Sequence[Path], stride: int, cameras: Sequence[str] = (FIRST_CAMERA,)) -> Footage:
     """Decode every `stride`-th frame of the episodes, and project gripper and target into it."""
     frames, references, centres, total = [], [], [], 0
-    for path in tqdm(paths, desc="decode", unit="episode"):
+    for path, camera in tqdm([*itertools.product(paths, cameras)], desc="decode", unit="video"):
         episode = read_episode(path)
         kept = np.arange(0, len(episode) + 1, stride)
-        video = episode.frames()[kept]
+        video = episode.frames(camera=camera)[kept]
         frames.append(video)
         references.append(np.full(len(kept), total))
-        if episode.camera is None:
-            raise ValueError(f"{path} must say what camera looks on; record it with `prophet collect`")
         target = episode.gripper_position if episode.target_positions is None else episode.target_positions
         points = np.stack([episode.gripper_position[kept], target[kept]], axis=1)
-        u, v, z = np.moveaxis(np.insert(points, 3, 1, axis=-1) @ episode.camera.T, -1, 0)
-        centres.append(np.stack([v / z * video.shape[1], u / z * video.shape[2]], axis=-1))
+        if camera == FIRST_CAMERA:
+            matrix = episode.camera
+        else:
+            # The hand's camera sees things where they are from the hand.
+            matrix, turns = get_embodiment(episode.robot).wrist, quaternion_to_matrix(episode.sim.gripper_quaternion)
+            points = np.einsum("tji,tnj->tni", turns[kept], points - episode.gripper_position[kept, None])
+        if matrix is None:
+            raise ValueError(f"{path} must say what camera looks on; record it with `prophet collect`")
+        u, v, z = np.moveaxis(np.insert(points, 3, 1, axis=-1) @ matrix.T, -1, 0)
+        # What lies beside the image is looked for at its edge.
+        places = np.stack([v * video.shape[1], u * video.shape[2]], axis=-1) / z[..., None].clip(0.02)
+        centres.append(places)
         total += len(kept)
     return Footage(np.concatenate(frames), np.concatenate(references), np.concatenate(centres))
 
@@ -119,11 +132,14 @@ def train_autoencoder(
     device: torch.device,
     rows: int = 32,
     precision: Precision = "no",
+    cameras: Sequence[str] = (FIRST_CAMERA,),
+    latent_channels: int = 4,
 ) -> FrameAutoencoder:
     """Train on `rows` crops a step; the averaged model, its normalisation measured, goes to `folder/autoencoder`."""
-    footage = load_footage(paths, stride=3)
+    # As many frames in all, however many cameras there are.
+    footage = load_footage(paths, 3 * len(cameras), cameras)
     torch.manual_seed(0)
-    model = FrameAutoencoder().to(device)
+    model = FrameAutoencoder(latent_channels=latent_channels).to(device)
     config = FitConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
     fit(model, _crop_loss(footage, rows, precision), config, folder, name="autoencoder")
     # A thousand frames are enough for four means; the normalisation is measured once and kept in the config.
@@ -131,7 +147,7 @@ def train_autoencoder(
     with torch.no_grad():
         latents = torch.cat([model.encode_raw(to_pixels(part.to(device))) for part in frames.split(64)])
     mean, std = (tuple(found.tolist()) for found in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
-    result = FrameAutoencoder(latents_mean=mean, latents_std=std)
+    result = FrameAutoencoder(latent_channels=latent_channels, latents_mean=mean, latents_std=std)
     result.load_state_dict(model.state_dict())
     save_network(result, folder / "autoencoder")
     return result
@@ -145,9 +161,10 @@ def tune_decoder(
     device: torch.device,
     rows: int = 32,
     precision: Precision = "no",
+    cameras: Sequence[str] = (FIRST_CAMERA,),
 ) -> FrameAutoencoder:
     """Train the decoder of `folder/autoencoder` further; latents, and what was trained on them, stay valid."""
-    footage = load_footage(paths, stride=3)
+    footage = load_footage(paths, 3 * len(cameras), cameras)
     model = load_part(FrameAutoencoder, folder / "autoencoder").to(device).train()
     model.encoder.requires_grad_(requires_grad=False)
     config = FitConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
@@ -170,13 +187,25 @@ def _crop_loss(footage: Footage, rows: int, precision: Precision) -> Loss:
 
 
 @torch.no_grad()
-def encode_episodes(paths: Sequence[Path], autoencoder: FrameAutoencoder) -> LatentEpisodes:
-    """Encode whole episodes, 64 frames at a time; latents are kept as float16."""
+def encode_episodes(
+    paths: Sequence[Path], autoencoder: FrameAutoencoder, rest: Float[np.ndarray, " 4"] | None = None
+) -> LatentEpisodes:
+    """Encode whole episodes, 64 frames at a time; latents are kept as float16.
+
+    With the hand's quaternion at `rest` the latents of both cameras lie one below the other, and the gripper's numbers
+    are those of `hand_states`.
+    """
+    cameras = (FIRST_CAMERA,) if rest is None else tuple(CAMERAS)
     latents, episodes = [], []
     for path in tqdm(paths, desc="encode", unit="episode"):
         episode = read_episode(path)
-        frames = torch.from_numpy(episode.frames())
-        parts = [autoencoder.encode(part.to(autoencoder.device)).half().cpu().numpy() for part in frames.split(64)]
-        latents.append(np.concatenate(parts))
+        views = []
+        for camera in cameras:
+            parts = torch.from_numpy(episode.frames(camera=camera)).split(64)
+            encoded = [autoencoder.encode(part.to(autoencoder.device)).half().cpu().numpy() for part in parts]
+            views.append(np.concatenate(encoded))
+        latents.append(np.concatenate(views, axis=-2))
         episodes.append(episode)
-    return LatentEpisodes.join(latents, episodes)
+    if rest is None:
+        return LatentEpisodes.join(latents, episodes)
+    return LatentEpisodes.join(latents, episodes, partial(hand_states, rest=rest))

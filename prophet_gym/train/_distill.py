@@ -138,7 +138,7 @@ def _distill_small(
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, float], Dreams]:
         windows = dreams.windows(data, config.chunk)
-        inputs = inputs_of(dreams, windows, tracker, torch.tensor(config.camera).to(dreams.past))
+        inputs = inputs_of(dreams, windows, tracker, config)
         slots = (*inputs.given.shape[:2], config.chunk // FRAMES_PER_LATENT, *inputs.given.shape[3:])
         source = flow_source(inputs, torch.randn(slots, generator=generator).to(inputs.given), config.noise_scale)
         with accelerator.autocast():

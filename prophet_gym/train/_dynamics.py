@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from prophet_gym._io.networks import save_network
@@ -17,14 +17,17 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._windows import Windows
 from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
-from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, tracker_loss
+from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, tracker_loss
 from prophet_gym.prophet._training import flow_loss
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.train._fit import FitConfig, Loss, fit
 
 _WINDOW = 7  # samples across and down that a new tracker sees around the gripper
-_SHAKE = (0.005, 0.005, 0.005, 0.02)
-"""Standard deviation of the error that a tracker's start is given, metres and openness: about that of its reader."""
+_SHAKE = (0.005, 0.005, 0.005, 0.02, 0.02, 0.02, 0.02, 0.001)
+"""Standard deviation of the error that a tracker's start is given, metres, openness, radians and metres: about that of
+its reader."""
+_UNSEEN, _FROM_HERE = 0.1, 0.3
+"""How often a dream of two cameras begins without the second, and at what it takes for its initial frame."""
 _LATENT_NOISE = 0.1
 
 
@@ -45,7 +48,8 @@ class Dreams:
     """Hold recorded actions, dreamt so far by the model itself.
 
     `current` is the index among all frames where each dream is, between its episode's `first` and `last`; `age` counts
-    the chunks that it has dreamt. `past` are latents of its newest frames, `gripper` is that in the last four of them.
+    the chunks that it has dreamt. `past` are latents of its newest frames, `gripper` is that in the last four of them,
+    `initial` the frame that the dream began at, and `known` whether it has a second camera, where the model has.
     """
 
     current: Int64[np.ndarray, " b"]
@@ -53,7 +57,9 @@ class Dreams:
     last: Int64[np.ndarray, " b"]
     age: Int64[np.ndarray, " b"]
     past: Float[Tensor, "b n c h w"]
-    gripper: Float[Tensor, "b 4 4"]
+    gripper: Float[Tensor, "b 4 g"]
+    initial: Float[Tensor, "b c h w"]
+    known: Bool[Tensor, " b"]
 
     @classmethod
     def begin(
@@ -64,9 +70,16 @@ class Dreams:
         current, episode = data.places(rows, chunk, generator)
         first, last = data.starts[episode], data.starts[episode + 1] - 1
         past = data.window(current, first, past=past_frames, chunk=chunk, ahead=0).past.to(tracker.device)
+        initial, known = torch.from_numpy(data.latents[first].astype(np.float32)).to(past), torch.ones(rows) > 0
+        if tracker.config["views"] > 1:
+            here, known = (torch.rand(2, rows, generator=generator) > torch.tensor([[1 - _FROM_HERE], [_UNSEEN]])).to(
+                past.device
+            )
+            initial = torch.where(here[:, None, None, None], past[:, 0], initial)
+            past, initial = shown(past, known), shown(initial, known)
         with torch.no_grad():
             gripper = tracker.read_frames(past[:, -FRAMES_PER_LATENT:])
-        return cls(current, first, last, np.zeros(rows, np.int64), past, gripper)
+        return cls(current, first, last, np.zeros(rows, np.int64), past, gripper, initial, known.to(past.device))
 
     def windows(self, data: LatentEpisodes, chunk: int) -> Windows:
         """Return the next chunk's actions and what really came of them, behind the dream's own past."""
@@ -78,6 +91,8 @@ class Dreams:
     ) -> "Dreams":
         """Return the dreams one chunk later, with what was dreamt in it, as a rollout continues."""
         past = torch.cat([self.past, unstack_frames(dreamt).to(self.past)], dim=1)[:, -self.past.shape[1] :]
+        if tracker.config["views"] > 1:
+            past = shown(past, self.known)
         newest = slice(-FRAMES_PER_LATENT, None)
         with torch.no_grad():
             gripper = tracker.correct(inputs.path[:, newest], past[:, newest], reader_weight)
@@ -104,6 +119,12 @@ class Dreams:
         return Dreams(**mixed)
 
 
+def shown(latents: Float[Tensor, "b *f h w"], known: Bool[Tensor, " b"]) -> Float[Tensor, "b *f h w"]:
+    """Return latents of two views, the second zero where it is not known."""
+    front, wrist = latents.split(latents.shape[-2] // 2, dim=-2)
+    return torch.cat([front, wrist * known.reshape(-1, *[1] * (latents.ndim - 1))], dim=-2)
+
+
 ChunkLoss = Callable[..., tuple[Tensor, dict[str, float], Dreams]]
 """A loss as `dream_loss`."""
 
@@ -119,14 +140,17 @@ class _Carried:
         return {} if self.dreams is None else {name: torch.as_tensor(part) for name, part in vars(self.dreams).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        parts: dict[str, Any] = {n: p.to(self.device) if p.is_floating_point() else p.numpy() for n, p in state.items()}
+        parts: dict[str, Any] = {
+            n: p.numpy() if p.dtype == torch.int64 else p.to(self.device) for n, p in state.items()
+        }
         self.dreams = Dreams(**parts) if parts else None
 
 
-def inputs_of(dreams: Dreams, windows: Windows, tracker: GripperTracker, camera: Float[Tensor, "3 4"]) -> ChunkInputs:
+def inputs_of(dreams: Dreams, windows: Windows, tracker: GripperTracker, config: SmallConfig) -> ChunkInputs:
     """Return what the transformer reads to dream the next chunk."""
     with torch.no_grad():
-        return chunk_inputs(tracker, dreams.past, dreams.gripper, windows.past_actions, windows.actions, camera)
+        told = windows.past_actions, windows.actions
+        return config.inputs(tracker, dreams.past, dreams.gripper, *told, dreams.initial)
 
 
 def train_tracker(
@@ -144,12 +168,14 @@ def train_tracker(
     torch.manual_seed(0)
     tracker = new_tracker(data, config, base)
     tracker.to(device)
-    shake, camera = torch.tensor(_SHAKE), torch.tensor(config.camera).to(device)
+    shake, camera = torch.tensor(_SHAKE)[: data.gripper.shape[1]], torch.tensor(config.camera).to(device)
 
     def loss(tracker: GripperTracker, _step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         windows = data.draw(rows, past=1, chunk=config.chunk, chunks=1, generator=generator).to(device)
         latents = windows.past[:, -1]
         # In a dream the reader sees latents with errors, and the path begins where the reader says.
+        if tracker.config["views"] > 1:
+            latents = shown(latents, torch.rand(rows, generator=generator).to(device) > _UNSEEN)
         latents = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=generator).to(device)
         start = windows.gripper[:, 0]
         shaken = start + (shake * torch.randn(start.shape, generator=generator)).to(device)
@@ -169,6 +195,8 @@ def new_tracker(data: LatentEpisodes, config: SmallConfig, base: GripperTracker 
     # What never changes in a recording (a gripper that stays open, say) must not be divided by zero.
     sizes: dict[str, Any] = {
         "latent_size": tuple(data.latents.shape[-2:]),
+        "latent_channels": data.latents.shape[1],
+        "views": 2 if data.gripper.shape[1] > GRIPPER_DIM else 1,
         "chunk": config.chunk,
         "action_dim": config.action_dim,
         "gripper_mean": tuple(gripper.mean(0).tolist()),
@@ -198,7 +226,7 @@ def dream_loss(
     Gradients stop between chunks, so dreaming costs no more than single chunks do.
     """
     windows = dreams.windows(data, config.chunk)
-    inputs = inputs_of(dreams, windows, tracker, torch.tensor(config.camera).to(dreams.past))
+    inputs = inputs_of(dreams, windows, tracker, config)
     target = windows.future
     b, _, c, h, w = target.shape
     # Twice as many numbers are skipped, which were flow times once, so that a seed gives the noise that it always gave.
@@ -208,7 +236,9 @@ def dream_loss(
     noise = torch.randn(b, FRAMES_PER_LATENT * c, slots, h, w, generator=generator).to(target)
     # Only the network runs in bf16: latents that are carried from chunk to chunk would lose what little changes.
     with autocast(target.device, "bf16" if target.is_cuda else precision):
-        loss, predicted = flow_loss(transformer, inputs, target, torch.ones(b).to(target), noise, config.noise_scale)
+        weight = config.loss_weight(target, dreams.initial, dreams.known)
+        at = torch.ones(b).to(target)
+        loss, predicted = flow_loss(transformer, inputs, target, at, noise, config.noise_scale, weight)
     figures, new = {}, torch.from_numpy(dreams.age == 0)
     if new.any():
         error, copied = (

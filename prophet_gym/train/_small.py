@@ -13,10 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from prophet_gym._arguments import (
     Arguments,
+    Cameras,
     Count,
     CountOrNone,
     DeviceOrAuto,
@@ -37,16 +39,17 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import list_recordings, name_of, read_episode
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._initial_states import INDEX_NAME, write_initial_states
-from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
+from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet, TwoViewConfig, TwoViewProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet._presets import small_transformer
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.specs import InitialState
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, InitialState
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
 from prophet_gym.train._fit import FitConfig
 from prophet_gym.train._run_folder import begin_run, counted, read_average, run_lock, steps_done
+from prophet_gym.train._view import measure_view
 
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
 _STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint")
@@ -69,6 +72,9 @@ class Args(Arguments):
     tracker is then trained from scratch and the decoder further; camera, suite and look are the data's. 0 trains all
     weights of the transformer, for the scene of `--base`."""
     stage: Stage = "all"  # Stage to run, or `all`.
+    cameras: Cameras = (FIRST_CAMERA,)
+    """Cameras to dream: `agentview`, or `agentview wrist`, which also dreams the robot's state."""
+    latent_channels: Items = 4  # Channels of the autoencoder's latents, when training from scratch.
     held_out: Count = 20  # Keep one episode in n for validation.
     max_episodes: Count | None = None  # Maximum number of episodes to read of each recording.
     autoencoder_steps: CountOrNone = 12_000  # Number of optimizer steps of the autoencoder, on 32 crops each.
@@ -126,7 +132,8 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
     recorded = {
         "data": args.data, "held_out": args.held_out, "max_episodes": args.max_episodes, "episodes": counted(args.data),
     }  # fmt: skip
-    network = {} if base is not None else {"layers": args.layers, "width": args.width}
+    views = {} if args.cameras == (FIRST_CAMERA,) else {"cameras": args.cameras}
+    network = {} if base is not None else {"layers": args.layers, "width": args.width, **views}
     # Steps and minutes are not among them: a run may resume with more.
     steps = {name: getattr(args, name) for name in ("batch_size", "chunks", "single_until", "warmup", "ema")}
     asked: dict[str, dict[str, Any]] = {
@@ -164,14 +171,18 @@ class _Training:
             getattr(self, stage)()
 
     def autoencoder(self) -> None:
-        train_autoencoder(self._recorded(), self.args.out, steps=self.args.autoencoder_steps, **self._computed())
+        steps, wide = self.args.autoencoder_steps, self.args.latent_channels
+        more = {"cameras": self.args.cameras, "latent_channels": wide}
+        train_autoencoder(self._recorded(), self.args.out, steps=steps, **more, **self._computed())
 
     def decoder(self) -> None:
-        tune_decoder(self._recorded(), self.args.out, steps=self.args.decoder_steps, **self._computed())
+        steps, cameras = self.args.decoder_steps, self.args.cameras
+        tune_decoder(self._recorded(), self.args.out, steps=steps, cameras=cameras, **self._computed())
 
     def latents(self) -> None:
         autoencoder = self._part(FrameAutoencoder, "autoencoder").to(self.device)
-        encode_episodes(self._recorded(), autoencoder).save(self.args.out / "latents.npz")
+        rest = self._hand_rest() if len(self.args.cameras) > 1 else None
+        encode_episodes(self._recorded(), autoencoder, rest).save(self.args.out / "latents.npz")
 
     def tracker(self) -> None:
         args, config = self.args, self._config()
@@ -201,7 +212,8 @@ class _Training:
         if args.lora_rank:
             merge_lora(transformer)
         parts = self._part(FrameAutoencoder, "autoencoder"), self._part(GripperTracker, "tracker")
-        prophet = SmallProphet(transformer, *parts, config)
+        kind = TwoViewProphet if isinstance(config, TwoViewConfig) else SmallProphet
+        prophet = kind(transformer, *parts, config)
         base = self.base
         if base is not None and (config.suite, config.look) == (base.config.suite, base.config.look):
             prophet.source = base.source  # the same scene: its initial states and its success head are true of it
@@ -232,7 +244,8 @@ class _Training:
         """Return the transformer that training begins with."""
         args = self.args
         if self.base is None:
-            return small_transformer(args.width, args.layers, action_dim=config.action_dim)
+            sizes = {"views": len(args.cameras), "latent_channels": args.latent_channels}
+            return small_transformer(args.width, args.layers, action_dim=config.action_dim, **sizes)
         # A copy: the stages that follow read the base as it was.
         transformer = copy.deepcopy(self.base.transformer).requires_grad_(requires_grad=True)
         if args.lora_rank:
@@ -257,7 +270,19 @@ class _Training:
         no_op = tuple(map(float, robot.action_before(episode.actions[0])))
         chunk, action_dim = self.args.chunk or robot.chunk, robot.action_spec.dim
         sizes = {"chunk": chunk, "frame_size": (height, width), "action_dim": action_dim}
-        return SmallConfig(embodiment=robot.name, no_op=no_op, **sizes, **scene)
+        plain = {"embodiment": robot.name, "no_op": no_op, **sizes, **scene}
+        if len(self.args.cameras) == 1:
+            return SmallConfig(**plain)
+        if robot.wrist is None:
+            raise ValueError(f"{robot.name} must say where the camera at its hand sits (`Embodiment.wrist`)")
+        wrist = tuple(map(tuple, robot.wrist.tolist()))
+        hand = {"wrist": wrist, "hand_rest": tuple(self._hand_rest().tolist()), "opening": robot.gripper.opening}
+        data = LatentEpisodes.load(self.args.out / "latents.npz")
+        return measure_view(TwoViewConfig(**plain, **hand), data)
+
+    def _hand_rest(self) -> np.ndarray:
+        """Return the hand's quaternion at the first frame of the first episode."""
+        return read_episode(self._episodes()[0]).sim.gripper_quaternion[0].astype(np.float64)
 
 
 def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path]) -> None:
@@ -285,6 +310,9 @@ def _initial_states(recorded: Sequence[Path], size: tuple[int, int]) -> list[Ini
         if frames.shape[1:3] != size:
             raise ValueError(f"{path} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so")
         place = {"suite": suite, "task": task, "index": taken[key], "split": "train"}
-        states.append(InitialState(frames, episode.instruction, **place))
+        seen = {}
+        if len(episode.cameras) > 1 and episode.sim.robot_state is not None:
+            seen = {CAMERAS["wrist"]: episode.frames(0, 1, camera="wrist"), "state": episode.sim.robot_state[0]}
+        states.append(InitialState(frames, episode.instruction, **place, extra=seen))
         taken[key] += 1
     return states
