@@ -154,7 +154,7 @@ class ChunkInputs(Conditions):
     """Add where the actions lead the gripper, and where the flow starts if not at the last of the four given frames."""
 
     path: Float[Tensor, "b k g"]
-    source: Float[Tensor, "b c t h w"] | None = None
+    source: Float[Tensor, "b c generated h w"] | None = None
 
 
 def chunk_inputs(
@@ -169,22 +169,41 @@ def chunk_inputs(
 
     The last four of the past, with the gripper there, are the given slot; `past_actions` led to its last `k` frames.
     """
-    given = past[:, -FRAMES_PER_LATENT:]
-    ahead = tracker.follow(gripper[:, -1], past_actions, actions, given[:, -1], camera)
+    path, numbers = follow_chunk(tracker, past, gripper, past_actions, actions, camera)
+    drawn = stack_frames(discs_of(path, camera, (past.shape[-2], past.shape[-1])))
+    ahead = path[:, FRAMES_PER_LATENT:]
+    return ChunkInputs(**given_and_history(past), actions=numbers, action_frames=drawn, path=ahead)
+
+
+def follow_chunk(
+    tracker: GripperTracker,
+    past: Float[Tensor, "b n c h w"],
+    gripper: Float[Tensor, "b 4 g"],
+    past_actions: Float[Tensor, "b k a"],
+    actions: Float[Tensor, "b k a"],
+    camera: Float[Tensor, "3 4"],
+) -> tuple[Float[Tensor, "b f g"], Float[Tensor, "b f _"]]:
+    """Return the gripper in the given slot and after each action, and beside it, normalised, the actions themselves."""
+    ahead = tracker.follow(gripper[:, -1], past_actions, actions, past[:, -1], camera)
     path = torch.cat([gripper, ahead], dim=1)
     mean, std = tracker.scale(path)
     numbers = torch.cat([past_actions[:, -FRAMES_PER_LATENT:], actions], dim=1)
+    return path, torch.cat([numbers, (path - mean) / std], dim=-1)
+
+
+def discs_of(
+    path: Float[Tensor, "b f g"], camera: Float[Tensor, "3 4"], size: tuple[int, int]
+) -> Float[Tensor, "b f 3 h w"]:
+    """Return `draw_discs` of the gripper on its path, as one camera sees it."""
     cameras = camera.to(path).expand(path.shape[0], -1, -1)
-    rows = past.shape[-2] // tracker.config["views"]
-    discs = draw_discs(path[..., :3], path[..., 3], cameras, (rows, past.shape[-1]))
+    return draw_discs(path[..., :3], path[..., 3], cameras, size)
+
+
+def given_and_history(past: Float[Tensor, "b n c h w"]) -> dict[str, Tensor | None]:
+    """Return the last four frames as the given slot, and those before, if there are any, as history."""
     history = past[:, :-FRAMES_PER_LATENT]
-    return ChunkInputs(
-        given=stack_frames(given),
-        history=stack_frames(history) if history.shape[1] else None,
-        actions=torch.cat([numbers, (path - mean) / std], dim=-1),
-        action_frames=stack_frames(discs),
-        path=ahead,
-    )
+    given = stack_frames(past[:, -FRAMES_PER_LATENT:])
+    return {"given": given, "history": stack_frames(history) if history.shape[1] else None}
 
 
 def flow_source(

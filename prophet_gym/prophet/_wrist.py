@@ -16,7 +16,7 @@ from prophet_gym._checks import require_none
 from prophet_gym.embodiments._kinematics import axis_angle, turned
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, stack_frames
-from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs
+from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, discs_of, follow_chunk, given_and_history
 from prophet_gym.prophet._small import SmallConfig, SmallProphet
 from prophet_gym.specs import CAMERAS, InitialState
 from prophet_gym.world_model import State
@@ -60,6 +60,7 @@ class TwoViewConfig(SmallConfig):
                     )
                 ),
                 f"plane must be within 10 metres, got {self.plane}": not abs(self.plane) <= 10,
+                f"opening must be above 0 and at most 10 metres, got {self.opening}": not 0 < self.opening <= 10,
             }
         )
 
@@ -77,24 +78,20 @@ class TwoViewConfig(SmallConfig):
         Beside the discs of the first view the second has, for each frame, how far every cell of the last one has moved
         (across and down, in eighths of the image) and the openness of the gripper.
         """
-        plain = chunk_inputs(tracker, past, gripper, past_actions, actions, torch.tensor(self.camera))
-        hand = torch.cat([gripper, plain.path], dim=1)
-        grid = plane_grid(
-            torch.tensor(self.wrist), self.plane, torch.tensor(self.hand_rest), hand, FRAMES_PER_LATENT - 1, past.shape
-        )
-        still = plane_grid_at_rest(past)
-        moved = 4 * (grid - still).permute(0, 1, 4, 2, 3)
-        sign = (2 * hand[..., 3] - 1)[..., None, None, None].expand(-1, -1, 1, *moved.shape[-2:])
-        drawn = stack_frames(torch.cat([moved, sign], dim=2))
-        assert plain.action_frames is not None
-        drawn = torch.cat([plain.action_frames, drawn], dim=-2)
+        camera, rows = torch.tensor(self.camera), past.shape[-2] // 2
+        path, numbers = follow_chunk(tracker, past, gripper, past_actions, actions, camera)
+        discs = discs_of(path, camera, (rows, past.shape[-1]))
+        now, rest = FRAMES_PER_LATENT - 1, torch.tensor(self.hand_rest)
+        grid = plane_grid(torch.tensor(self.wrist), self.plane, rest, path, now, past.shape)
+        moved = 4 * (grid - plane_grid_at_rest(past)).permute(0, 1, 4, 2, 3)
+        sign = (2 * path[..., 3] - 1)[..., None, None, None].expand(-1, -1, 1, *moved.shape[-2:])
+        drawn = stack_frames(torch.cat([discs, torch.cat([moved, sign], dim=2)], dim=-2))
         shown = initial[:, :, None].expand(-1, -1, drawn.shape[2], -1, -1)
         return ChunkInputs(
-            given=plain.given,
-            history=plain.history,
-            actions=plain.actions,
+            **given_and_history(past),
+            actions=numbers,
             action_frames=torch.cat([drawn, shown], dim=1),
-            path=plain.path,
+            path=path[:, FRAMES_PER_LATENT:],
             source=stack_frames(self.start(past[:, -1], grid[:, FRAMES_PER_LATENT:])),
         )
 
@@ -228,7 +225,7 @@ class TwoViewProphet(SmallProphet):
 
     def _encoded(
         self, frames: UInt8[Tensor, "b t h w 3"], wrist: UInt8[Tensor, "b s h w 3"] | None
-    ) -> Float[Tensor, "b t c h2 w"]:
+    ) -> Float[Tensor, "b t c rows columns"]:
         """Return latents of both views; the second's first frame stands for those that it lacks, zeros for all."""
         front = self._encoded_view(frames)
         if wrist is None:
@@ -237,11 +234,11 @@ class TwoViewProphet(SmallProphet):
         own = torch.cat([own[:, :1].expand(-1, front.shape[1] - own.shape[1], -1, -1, -1), own], dim=1)
         return torch.cat([front, own], dim=-2)
 
-    def _known(self, state: State, latents: Float[Tensor, "b k c h2 w"]) -> Float[Tensor, "b k c h2 w"]:
+    def _known(self, state: State, latents: Float[Tensor, "b k c rows columns"]) -> Float[Tensor, "b k c rows columns"]:
         front, wrist = latents.split(latents.shape[-2] // 2, dim=-2)
         return torch.cat([front, wrist * state["wrist_known"][:, None, None, None, None]], dim=-2)
 
-    def _front(self, latents: Float[Tensor, "*b h2 w"]) -> Float[Tensor, "*b h w"]:
+    def _front(self, latents: Float[Tensor, "*b rows columns"]) -> Float[Tensor, "*b half columns"]:
         return latents[..., : latents.shape[-2] // 2, :]
 
 
