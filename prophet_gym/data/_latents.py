@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Float32, Int64
+from jaxtyping import Float, Float16, Float32, Int64
 
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.files import read_npz
@@ -106,7 +106,7 @@ class LatentEpisodes:
         )
 
 
-def hand_states(episode: Episode, rest: Float32[np.ndarray, " 4"]) -> Float32[np.ndarray, "f 8"]:
+def hand_states(episode: Episode, rest: Float[np.ndarray, " 4"]) -> Float32[np.ndarray, "f 8"]:
     """Return position (metres), openness, rotation vector from `rest` (xyzw) and the middle between the finger joints.
 
     ValueError for an episode without the robot's state, which a recording of two cameras has.

@@ -66,7 +66,7 @@ class Windows:
         actions: What is done from the current frame on, in the numbers that the model reads.
         past_actions: What led to the newest of the past frames; none for models that do not read them.
         gripper: Position (metres) and openness (1 open .. 0 closed) of the first tool at the current frame and after
-            each action; NaN where it is not known.
+            each action; NaN where it is not known. Of latents of two cameras, the numbers of `hand_states`.
         tools: Where to draw the tools at the current frame and after each action; None for windows that do not say.
         cameras: The matrix of what each window shows (see `CameraSpec`); None where it is not known.
         fps: Frames a second; None where it is not read.
@@ -76,7 +76,7 @@ class Windows:
     future: Num[Tensor, "b k *frame"]
     actions: Float[Tensor, "b k m"]
     past_actions: Float[Tensor, "b j _"]
-    gripper: Float[Tensor, "b f 4"]
+    gripper: Float[Tensor, "b f g"]
     tools: tuple[Float[Tensor, "f _ 7"] | None, ...] = ()
     cameras: tuple[Float[Tensor, "3 4"] | None, ...] = ()
     instructions: tuple[str, ...] = ()

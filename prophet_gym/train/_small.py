@@ -107,6 +107,10 @@ def main(args: Args) -> None:
         base = None if folder is None else Prophet.from_pretrained(folder)
         if base is not None and not isinstance(base, SmallProphet):
             raise ValueError(f"the base must be a checkpoint of the small Prophet, and {folder} holds a full one")
+        if base is not None and len(args.cameras) > base.views:
+            raise ValueError(
+                f"the base {folder} dreams only {FIRST_CAMERA}, got cameras={args.cameras}; leave them away"
+            )
         _Training(args, base, torch.device(resolved_device(args.device))).run(stages)
 
 
@@ -172,16 +176,16 @@ class _Training:
 
     def autoencoder(self) -> None:
         steps, wide = self.args.autoencoder_steps, self.args.latent_channels
-        more = {"cameras": self.args.cameras, "latent_channels": wide}
+        more = {"cameras": self._cameras, "latent_channels": wide}
         train_autoencoder(self._recorded(), self.args.out, steps=steps, **more, **self._computed())
 
     def decoder(self) -> None:
-        steps, cameras = self.args.decoder_steps, self.args.cameras
+        steps, cameras = self.args.decoder_steps, self._cameras
         tune_decoder(self._recorded(), self.args.out, steps=steps, cameras=cameras, **self._computed())
 
     def latents(self) -> None:
         autoencoder = self._part(FrameAutoencoder, "autoencoder").to(self.device)
-        rest = self._hand_rest() if len(self.args.cameras) > 1 else None
+        rest = self._hand_rest() if len(self._cameras) > 1 else None
         encode_episodes(self._recorded(), autoencoder, rest).save(self.args.out / "latents.npz")
 
     def tracker(self) -> None:
@@ -218,6 +222,10 @@ class _Training:
         if base is not None and (config.suite, config.look) == (base.config.suite, base.config.look):
             prophet.source = base.source  # the same scene: its initial states and its success head are true of it
         _write_checkpoint(prophet, args.out / "checkpoint", self._recorded() if args.data else [])
+
+    @property
+    def _cameras(self) -> tuple[str, ...]:
+        return self.args.cameras if self.base is None else tuple(CAMERAS)[: self.base.views]
 
     def _computed(self) -> dict[str, Any]:
         return {"device": self.device, "precision": self.args.precision}
@@ -281,7 +289,9 @@ class _Training:
         return measure_view(TwoViewConfig(**plain, **hand), data)
 
     def _hand_rest(self) -> np.ndarray:
-        """Return the hand's quaternion at the first frame of the first episode."""
+        """Return the hand's quaternion that turns are measured from: the base's, or that of the first frame."""
+        if self.base is not None:
+            return np.array(self.base.config.hand_rest)  # pyright: ignore[reportAttributeAccessIssue]
         return read_episode(self._episodes()[0]).sim.gripper_quaternion[0].astype(np.float64)
 
 

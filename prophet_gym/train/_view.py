@@ -37,5 +37,6 @@ def measure_view(config: TwoViewConfig, data: LatentEpisodes) -> TwoViewConfig:
     heights = [round(low - 0.3 + 0.02 * step, 3) for step in range(16)]
     plane = min(heights, key=lambda height: float(error(height).mean()))
     moved, copied = error(plane), (last[:, None, :, half:] - wanted).square().mean(dim=(0, 1, 2))
-    steady = (moved.square() / (moved.square() + copied.square()).clamp(min=1e-9)).clamp(0, 1)
+    # Where both are right, the cell stays.
+    steady = (moved.square() + 1e-9) / (moved.square() + copied.square() + 1e-9)
     return replace(config, plane=plane, steady=tuple(tuple(round(n, 4) for n in row) for row in steady.tolist()))

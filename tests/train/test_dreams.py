@@ -19,6 +19,9 @@ CHUNK, PAST = 8, 20
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 
 
+CONFIG = SmallConfig(camera=tuple(map(tuple, CAMERA.tolist())), noise_scale=0.0)
+
+
 @pytest.fixture
 def data():
     """Frame n of episode e has latent (100 e + n) / 100, and so has the command after it."""
@@ -44,7 +47,7 @@ def begin(data, tracker, rows=300):
 def chunk_later(dreams, data, tracker, offset=0.0):
     """What really came, plus an offset, as the dream of every row."""
     clips = dreams.windows(data, CHUNK)
-    inputs = inputs_of(dreams, clips, tracker, CAMERA)
+    inputs = inputs_of(dreams, clips, tracker, CONFIG)
     return dreams.go_on(tracker, inputs, stack_frames(clips.future + offset), 0.1)
 
 
@@ -83,7 +86,7 @@ def test_dreams_begin_anew_at_the_end_of_their_episode_and_by_chance(data, track
 
 def test_the_gripper_is_followed_through_the_commands(data, tracker):
     before = begin(data, tracker, rows=5)
-    inputs = inputs_of(before, before.windows(data, CHUNK), tracker, CAMERA)
+    inputs = inputs_of(before, before.windows(data, CHUNK), tracker, CONFIG)
     after = chunk_later(before, data, tracker)
     torch.testing.assert_close(after.gripper, 0.9 * inputs.path[:, -4:] + 0.1 * tracker.read_frames(after.past[:, -4:]))
 
@@ -92,8 +95,7 @@ def test_the_loss_is_of_the_next_chunk_and_is_logged_against_copying(data, track
     torch.manual_seed(0)
     model = small_transformer(width=24, layers=1, head=12)
     dreams = replace(begin(data, tracker, rows=4), age=np.array([0, 0, 3, 9]))
-    config = SmallConfig(camera=tuple(map(tuple, CAMERA.tolist())), noise_scale=0.0)
-    loss, figures, after = dream_loss(model, tracker, data, config, dreams, torch.Generator().manual_seed(0))
+    loss, figures, after = dream_loss(model, tracker, data, CONFIG, dreams, torch.Generator().manual_seed(0))
     # An untrained model predicts its source, the last frame: its error is that of copying.
     change = (dreams.windows(data, CHUNK).future - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))
     assert loss.item() == pytest.approx(change.mean().item(), rel=1e-4)
