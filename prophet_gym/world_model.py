@@ -1,7 +1,7 @@
 """The contracts of a dream: world models, what they may do besides, reward models, and the state between two chunks.
 
 Anything that satisfies `WorldModel` runs in the environments. What only some world models can do is a protocol of its
-own (`TracksGripper`, `ShowsWrist`, `Resumes`, `Reconstructs`, `CutsChunks`, `EncodesInitialStates`,
+own (`TracksGripper`, `ShowsWrist`, `Resumes`, `ResumesBoth`, `Reconstructs`, `CutsChunks`, `EncodesInitialStates`,
 `DecodesOnDemand`), and so is what only some reward models may (`ScoresOnDemand`); ask with `isinstance`, which also
 tells a type checker what may be called. `prophet_gym.testing` ships the checks.
 """
@@ -105,6 +105,28 @@ class ShowsWrist(Protocol):
 
     def read_robot_state(self, state: State) -> Float[Tensor, "b 8"]:
         """Return the numbers of `specs.STATE_NAMES` at the newest frame of a state."""
+        ...
+
+
+@runtime_checkable
+class ResumesBoth(Protocol):
+    """Declare that a world model of two cameras can be compared with recordings of both."""
+
+    def resume_both(
+        self,
+        frames: UInt8[Tensor, "b t h w 3"],
+        wrist: UInt8[Tensor, "b t h w 3"],
+        past_actions: Float[Tensor, "b k a"] | None,
+    ) -> State:
+        """Return the state as `Resumes` does, from both cameras; without past actions the arm was at rest."""
+        ...
+
+    def decode_wrist(self, state: State, ages: Int[Tensor, " b"]) -> UInt8[Tensor, "b h w 3"]:
+        """Return what the camera at the hand saw at one frame of each element, `ages[i]` before its newest."""
+        ...
+
+    def reconstruct_wrist(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Return recorded frames of the camera at the hand, encoded and decoded by the autoencoder."""
         ...
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from prophet_gym._arguments import Count, OutFile, Several, resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
+from prophet_gym.specs import FIRST_CAMERA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Args(BatchOptions, HeldOutOptions):
     """Minimum number of frames between the windows of one horizon that are cut from the same episode."""
     look: Literal["light", "light-v2", "official"] | None = None
     """Look of the simulator while it records; the checkpoint's own by default."""
+    camera: Literal["agentview", "wrist"] = "agentview"  # Camera whose frames are scored.
     json: OutFile | None = None
     """Also write the results to this file."""
 
@@ -48,7 +50,8 @@ def main(args: Args) -> None:
         rows=args.batch_size,
         spacing=args.spacing,
         seed=args.seed,
-        read_object=None if object_reader is None else object_reader.positions,
+        read_object=None if object_reader is None or args.camera != FIRST_CAMERA else object_reader.positions,
+        camera=args.camera,
         progress=True,
     )
     report: dict[str, Any] = {
@@ -57,6 +60,7 @@ def main(args: Args) -> None:
         "tasks": sorted({episode.sim.task for episode in episodes}),
         "episodes": len(episodes),
         "successes": sum(bool(episode.sim.success.any()) for episode in episodes),
+        "camera": args.camera,
         "spacing": args.spacing,
         "windows": _count(windows_of(episodes, args.horizons, args.spacing), args.horizons),
         "windows_with_still": _count(windows_of(episodes, args.horizons, args.spacing, still=0.0), args.horizons),

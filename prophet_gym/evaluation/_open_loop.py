@@ -23,7 +23,8 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._episode import Episode, LabelledVideo
 from prophet_gym.data._recording import episode_path
 from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
-from prophet_gym.world_model import Reconstructs, Resumes, State, TracksGripper, WorldModel
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA
+from prophet_gym.world_model import Reconstructs, Resumes, ResumesBoth, State, TracksGripper, WorldModel
 
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
 GRIPPER = "gripper_mm"
@@ -63,8 +64,14 @@ class Dream:
     gripper: Float[np.ndarray, "b n 3"] | None
 
 
-def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t a"], seeds: Sequence[int]) -> Dream:
-    """Dream open loop, chunk after chunk, with one seed of the noise per batch element."""
+def dream(
+    world_model: WorldModel,
+    state: State,
+    actions: Float[np.ndarray, "b t a"],
+    seeds: Sequence[int],
+    camera: str = FIRST_CAMERA,
+) -> Dream:
+    """Dream open loop, chunk after chunk, with one seed of the noise per batch element; return a camera's frames."""
     if actions.shape[1] % world_model.chunk:
         raise ValueError(f"actions must be a multiple of the chunk ({world_model.chunk}), got {actions.shape[1]}")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -72,11 +79,17 @@ def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t
     for part in torch.from_numpy(np.ascontiguousarray(actions)).split(world_model.chunk, dim=1):
         chunk = world_model.rollout(state, part, generators=generators)
         state = chunk.state
-        frames.append(chunk.frames.cpu())
+        frames.append(chunk.frames.cpu() if camera == FIRST_CAMERA else _wrist_frames(world_model, state, part.shape))
         if isinstance(world_model, TracksGripper):
             gripper.append(world_model.read_gripper(state).cpu())
     path = torch.stack(gripper, dim=1).double().numpy() if gripper else None
     return Dream(torch.cat(frames, dim=1).numpy(), path)
+
+
+def _wrist_frames(world_model: WorldModel, state: State, shape: torch.Size) -> UInt8[Tensor, "b k h w 3"]:
+    assert isinstance(world_model, ResumesBoth)
+    ages = range(shape[1] - 1, -1, -1)
+    return torch.stack([world_model.decode_wrist(state, torch.full((shape[0],), age)).cpu() for age in ages], dim=1)
 
 
 def windows_of(
@@ -106,6 +119,7 @@ def evaluate_open_loop(
     spacing: int = 32,
     seed: int = 0,
     read_object: ReadObject | None = None,
+    camera: str = FIRST_CAMERA,
     progress: bool = False,
 ) -> Scores:
     """Score a world model against recorded episodes.
@@ -128,14 +142,18 @@ def evaluate_open_loop(
         spacing: Minimum number of frames between windows; a large one leaves one window per episode.
         seed: Seed of the noise.
         read_object: Estimates the target object's position from a frame.
+        camera: The camera whose frames are scored; a model that dreams both is given both.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: A horizon is no multiple of the chunk, or no episode reaches the shortest horizon.
+        ValueError: A horizon is no multiple of the chunk, no episode reaches the shortest horizon, or the model or an
+            episode lacks the camera.
     """
     wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
     if wrong:
         raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
+    if camera != FIRST_CAMERA and not isinstance(world_model, ResumesBoth):
+        raise ValueError(f"camera={camera!r} must be one that the world model dreams: it dreams only {FIRST_CAMERA}")
     windows = windows_of(episodes, horizons, spacing)
     if not windows:
         raise ValueError(
@@ -147,7 +165,7 @@ def evaluate_open_loop(
     # Optical flow and SSIM leave the interpreter to others while they compute, so threads are enough.
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in _batches(windows, rows, _past_frames(world_model)):
-            stretches = list(pool.map(lambda window: _Stretch.cut(episodes[window.episode], window), batch))
+            stretches = list(pool.map(lambda window: _Stretch.cut(episodes[window.episode], window, camera), batch))
             predictions = _predict(world_model, stretches, episodes, seed)
             measured = pool.map(lambda p: frame_metrics(p.target.future, p.frames, p.target.flow), predictions)
             for prediction, metrics in zip(predictions, measured, strict=True):
@@ -165,20 +183,25 @@ class _Stretch:
 
     window: Window
     episode: Episode
+    camera: str
     frames: UInt8[np.ndarray, "t h w 3"]
     flow: np.ndarray
 
     @classmethod
-    def cut(cls, episode: Episode, window: Window) -> "_Stretch":
-        frames = episode.frames(0, window.start + window.length + 1)
-        return cls(window, episode, frames, optical_flow(frames[window.start + 1 :]))
+    def cut(cls, episode: Episode, window: Window, camera: str) -> "_Stretch":
+        frames = episode.frames(0, window.start + window.length + 1, camera=camera)
+        return cls(window, episode, camera, frames, optical_flow(frames[window.start + 1 :]))
 
     @property
     def future(self) -> UInt8[np.ndarray, "t h w 3"]:
         return self.frames[self.window.start + 1 :]
 
-    def past(self, count: int) -> UInt8[np.ndarray, "t h w 3"]:
-        return self.frames[max(0, self.window.start + 1 - count) : self.window.start + 1]
+    def past(self, count: int, camera: str | None = None) -> UInt8[np.ndarray, "t h w 3"]:
+        """Return the newest frames that are given, of the camera that is scored or of another."""
+        first, end = max(0, self.window.start + 1 - count), self.window.start + 1
+        if camera in (None, self.camera):
+            return self.frames[first:end]
+        return self.episode.frames(first, end, camera=camera)
 
 
 @dataclass(frozen=True)
@@ -207,7 +230,7 @@ def _predict(
         actions = np.stack([source.actions[s.window.start :][: s.window.length] for s, source in able])
         # One seed an episode: the same noise for both conditions, and whatever the batch around it.
         seeds = [seed + s.window.episode for s in target]
-        dreamt = dream(world_model, _begin(world_model, target), actions, seeds)
+        dreamt = dream(world_model, _begin(world_model, target), actions, seeds, target[0].camera)
         for row, stretch in enumerate(target):
             path = None if dreamt.gripper is None else dreamt.gripper[row]
             predictions.append(_Prediction(stretch, condition, dreamt.frames[row], path))
@@ -215,25 +238,38 @@ def _predict(
 
 
 def _begin(world_model: WorldModel, stretches: Sequence[_Stretch]) -> State:
-    past = torch.from_numpy(np.stack([stretch.past(_past_frames(world_model)) for stretch in stretches]))
+    def past(camera: str) -> UInt8[Tensor, "b t h w 3"]:
+        return torch.from_numpy(np.stack([each.past(_past_frames(world_model), camera) for each in stretches]))
+
+    frames, actions = past(FIRST_CAMERA), None
     first = min(stretch.window.start for stretch in stretches)
     # At an episode's start there is no chunk of past actions: the model takes the arm to be at rest.
-    if not isinstance(world_model, Resumes) or first < world_model.chunk:
-        return world_model.encode(past)
-    actions = [s.episode.actions[s.window.start - world_model.chunk : s.window.start] for s in stretches]
-    return world_model.resume(past, torch.from_numpy(np.stack(actions)))
+    if isinstance(world_model, Resumes) and first >= world_model.chunk:
+        led = [s.episode.actions[s.window.start - world_model.chunk : s.window.start] for s in stretches]
+        actions = torch.from_numpy(np.stack(led))
+    if isinstance(world_model, ResumesBoth) and all(len(each.episode.cameras) > 1 for each in stretches):
+        return world_model.resume_both(frames, past("wrist"), actions)
+    if actions is None or not isinstance(world_model, Resumes):
+        return world_model.encode(frames)
+    return world_model.resume(frames, actions)
 
 
 def _past_frames(world_model: WorldModel) -> int:
     return _RESUMED_FRAMES if isinstance(world_model, Resumes) else _ENCODED_FRAMES
 
 
-def _reconstructed(world_model: Reconstructs, stretch: _Stretch) -> UInt8[np.ndarray, "t h w 3"]:
+def _reconstructed(world_model: Reconstructs | ResumesBoth, stretch: _Stretch) -> UInt8[np.ndarray, "t h w 3"]:
     """Return the real future through the autoencoder, the given frame before every piece: a dream may keep from it."""
     pieces = []
+    if stretch.camera == FIRST_CAMERA:
+        assert isinstance(world_model, Reconstructs)
+        reconstruct = world_model.reconstruct
+    else:
+        assert isinstance(world_model, ResumesBoth)
+        reconstruct = world_model.reconstruct_wrist
     for i in range(0, stretch.window.length, _RECONSTRUCTED_FRAMES):
         frames = np.concatenate([stretch.past(1), stretch.future[i : i + _RECONSTRUCTED_FRAMES]])
-        pieces.append(world_model.reconstruct(torch.from_numpy(frames[None]))[0, 1:].cpu().numpy())
+        pieces.append(reconstruct(torch.from_numpy(frames[None]))[0, 1:].cpu().numpy())
     return np.concatenate(pieces)
 
 
@@ -312,10 +348,12 @@ def record_official(checkpoint: Checkpoint, count: int, *, look: str | None = No
     starts = checkpoint.initial_states("official")
     suite = starts.suites[0]
     chosen = str(look or checkpoint.config.get("look", "light"))
-    plan = Plan(suite, starts.tasks, count, seed=0, look=chosen, starts="official")
+    cameras = tuple(CAMERAS) if "wrist" in checkpoint.config else (FIRST_CAMERA,)
+    plan = Plan(suite, starts.tasks, count, seed=0, look=chosen, starts="official", cameras=cameras)
     # Scripts and looks have versions, so that a newer program does not compare with what an older one recorded.
     version = f"v{plan.meta()['script_version']}.{plan.meta()['look_version']}"
-    folder = cache_dir() / "recordings" / f"{suite}_{chosen}_official_{version}"
+    both = "_both" if len(cameras) > 1 else ""
+    folder = cache_dir() / "recordings" / f"{suite}_{chosen}_official{both}_{version}"
     collect(plan, folder, workers=workers)
     return [episode_path(folder, *job) for job in plan.jobs()]
 

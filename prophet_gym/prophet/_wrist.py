@@ -165,7 +165,7 @@ class TwoViewProphet(SmallProphet):
         self,
         frames: UInt8[Tensor, "b t h w 3"],
         wrist: UInt8[Tensor, "b t h w 3"],
-        past_actions: Float[Tensor, "b k a"],
+        past_actions: Float[Tensor, "b k a"] | None,
     ) -> State:
         """Begin in the middle of an episode as `resume` does, from the frames of both cameras."""
         known = torch.ones(len(frames), dtype=torch.bool)
@@ -190,6 +190,12 @@ class TwoViewProphet(SmallProphet):
         latents = state["latents"]
         chosen = latents[torch.arange(len(ages)), latents.shape[1] - 1 - ages.to(latents.device)]
         return self.autoencoder.decode(chosen[..., chosen.shape[-2] // 2 :, :])
+
+    @torch.no_grad()
+    def reconstruct_wrist(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Return recorded frames of the camera at the hand, encoded and decoded: an upper bound on dreams."""
+        latents = self._encoded_view(self._checked_frames(frames))
+        return self.autoencoder.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
     def read_robot_state(self, state: State) -> Float[Tensor, "b 8"]:
         """Return position, orientation (axis times angle, as robosuite has it) and both finger joints."""
