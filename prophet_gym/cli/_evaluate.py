@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from prophet_gym._arguments import Count, OutFile, Several, resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
-from prophet_gym.specs import FIRST_CAMERA
+from prophet_gym.specs import FIRST_CAMERA, Camera
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Args(BatchOptions, HeldOutOptions):
     """Minimum number of frames between the windows of one horizon that are cut from the same episode."""
     look: Literal["light", "light-v2", "official"] | None = None
     """Look of the simulator while it records; the checkpoint's own by default."""
-    camera: Literal["agentview", "wrist"] = "agentview"  # Camera whose frames are scored.
+    camera: Camera = FIRST_CAMERA  # Camera whose frames are scored.
     json: OutFile | None = None
     """Also write the results to this file."""
 

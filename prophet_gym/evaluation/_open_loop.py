@@ -23,7 +23,7 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._episode import Episode, LabelledVideo
 from prophet_gym.data._recording import episode_path
 from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA
 from prophet_gym.world_model import Reconstructs, Resumes, ResumesBoth, State, TracksGripper, WorldModel
 
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
@@ -248,7 +248,7 @@ def _begin(world_model: WorldModel, stretches: Sequence[_Stretch]) -> State:
         led = [s.episode.actions[s.window.start - world_model.chunk : s.window.start] for s in stretches]
         actions = torch.from_numpy(np.stack(led))
     if isinstance(world_model, ResumesBoth) and all(len(each.episode.cameras) > 1 for each in stretches):
-        return world_model.resume_both(frames, past("wrist"), actions)
+        return world_model.resume_both(frames, past(WRIST_CAMERA), actions)
     if actions is None or not isinstance(world_model, Resumes):
         return world_model.encode(frames)
     return world_model.resume(frames, actions)

@@ -18,11 +18,11 @@ from prophet_gym.errors import InvalidStartError
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, stack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, discs_of, follow_chunk, given_and_history
 from prophet_gym.prophet._small import SmallConfig, SmallProphet
-from prophet_gym.specs import CAMERAS, InitialState
+from prophet_gym.specs import CAMERAS, WRIST_CAMERA, InitialState
 from prophet_gym.world_model import State
 
 HAND_DIM = 8  # the gripper's four numbers, the hand's rotation vector from rest, the middle between the finger joints
-_WRIST_IMAGE = CAMERAS["wrist"]
+_WRIST_IMAGE = CAMERAS[WRIST_CAMERA]
 # Standard deviations by which latents of what has moved differ, and how much more it counts than what has not.
 _MOVED, _MOVED_COUNTS = 0.5, 4.0
 _HELD_COUNTS = 2.0

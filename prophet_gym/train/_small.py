@@ -44,7 +44,7 @@ from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet._presets import small_transformer
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA, InitialState
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
 from prophet_gym.train._fit import FitConfig
@@ -322,7 +322,10 @@ def _initial_states(recorded: Sequence[Path], size: tuple[int, int]) -> list[Ini
         place = {"suite": suite, "task": task, "index": taken[key], "split": "train"}
         seen = {}
         if len(episode.cameras) > 1 and episode.sim.robot_state is not None:
-            seen = {CAMERAS["wrist"]: episode.frames(0, 1, camera="wrist"), "state": episode.sim.robot_state[0]}
+            seen = {
+                CAMERAS[WRIST_CAMERA]: episode.frames(0, 1, camera=WRIST_CAMERA),
+                "state": episode.sim.robot_state[0],
+            }
         states.append(InitialState(frames, episode.instruction, **place, extra=seen))
         taken[key] += 1
     return states
