@@ -179,7 +179,7 @@ def env_costs() -> str:
             f"{refill['refill']['useful_fraction']:.3f}",
         ],
         ["the same if all sub-environments are reset together", f"{refill['lockstep']['useful_fraction']:.3f}"],
-        ["time that the queue saves, same episodes", f"{saved:.0%}"],
+        ["time that the queue saves over lockstep, same episodes", f"{saved:.0%}"],
         ["env code outside the model, fraction of a step (median)", f"{refill['step']['env_share_median']:.2%}"],
         [f"memory growth over {tiny['chunks']:,} chunks of a tiny model", f"{tiny['growth']:.2%}"],
         [

@@ -149,17 +149,7 @@ def evaluate_open_loop(
         ValueError: A horizon is no multiple of the chunk, no episode reaches the shortest horizon, or the model or an
             episode lacks the camera.
     """
-    wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
-    if wrong:
-        raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
-    if camera != FIRST_CAMERA and not isinstance(world_model, ResumesBoth):
-        raise ValueError(f"camera={camera!r} must be one that the world model dreams: it dreams only {FIRST_CAMERA}")
-    windows = windows_of(episodes, horizons, spacing)
-    if not windows:
-        raise ValueError(
-            f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} "
-            f"actions, the longest of {len(episodes)} episodes has {max(map(len, episodes), default=0)}"
-        )
+    windows = _checked_windows(world_model, episodes, horizons, spacing, camera)
     scores: dict[int, _Notes] = {h: defaultdict(lambda: [[] for _ in episodes]) for h in sorted(set(horizons))}
     bar = tqdm(total=sum(w.length for w in windows), desc="evaluate", unit="frame", disable=not progress)
     # Optical flow and SSIM leave the interpreter to others while they compute, so threads are enough.
@@ -175,6 +165,23 @@ def evaluate_open_loop(
                 _note_objects(scores, stretches, predictions, read_object)
             bar.update(sum(window.length for window in batch))
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
+
+
+def _checked_windows(
+    world_model: WorldModel, episodes: Sequence[Episode], horizons: Sequence[int], spacing: int, camera: str
+) -> list[Window]:
+    wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
+    if wrong:
+        raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
+    if camera != FIRST_CAMERA and not isinstance(world_model, ResumesBoth):
+        raise ValueError(f"camera={camera!r} must be one that the world model dreams: it dreams only {FIRST_CAMERA}")
+    windows = windows_of(episodes, horizons, spacing)
+    if not windows:
+        raise ValueError(
+            f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} "
+            f"actions, the longest of {len(episodes)} episodes has {max(map(len, episodes), default=0)}"
+        )
+    return windows
 
 
 @dataclass(frozen=True)

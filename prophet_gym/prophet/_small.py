@@ -22,8 +22,8 @@ from prophet_gym.prophet._autoencoder import (
     unstack_frames,
 )
 from prophet_gym.prophet._base import Prophet
+from prophet_gym.prophet._flow import sample_euler
 from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, chunk_inputs, flow_source
-from prophet_gym.prophet._sampling import sample_euler
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel, beyond_table, predict_clean
 from prophet_gym.world_model import Chunk, State
 

@@ -17,8 +17,8 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._windows import Windows
 from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
+from prophet_gym.prophet._flow import flow_loss
 from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, tracker_loss
-from prophet_gym.prophet._training import flow_loss
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.train._fit import FitConfig, Loss, fit
 

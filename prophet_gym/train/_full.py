@@ -19,10 +19,9 @@ from prophet_gym.data._windows import WindowDataset, WindowLoader, Windows, Wind
 from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet._action_frames import action_video
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
+from prophet_gym.prophet._flow import flow_times, karras_sigmas, sample_sigmas, velocity_loss
 from prophet_gym.prophet._full import FullConfig, appended, decode_chunk, encode_history, sample_chunk
 from prophet_gym.prophet._history import HistoryOrder, history_levels
-from prophet_gym.prophet._sampling import karras_sigmas
-from prophet_gym.prophet._training import flow_times, sample_sigmas, velocity_loss
 from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel
 from prophet_gym.train._fit import FitConfig, fit
 

@@ -13,6 +13,7 @@ from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._libero import to_model_actions
 from prophet_gym.prophet import FullProphet, Prophet, tiny_full_prophet
 from prophet_gym.prophet._action_frames import plan
+from prophet_gym.prophet._flow import karras_sigmas, sample_ab2
 from prophet_gym.prophet._full import (
     FullConfig,
     encode_conditions,
@@ -20,7 +21,6 @@ from prophet_gym.prophet._full import (
     last_frames,
     sample_chunk,
 )
-from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
 from prophet_gym.prophet._transformer import predict_velocity
 from prophet_gym.testing import check_world_model
 from prophet_gym.world_model import TracksGripper

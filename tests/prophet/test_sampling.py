@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2, sample_euler
+from prophet_gym.prophet._flow import karras_sigmas, sample_ab2, sample_euler
 
 GOLDEN = load_file(Path(__file__).parents[1] / "data" / "ab2_sampler.safetensors")
 

@@ -8,8 +8,8 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.prophet import small_transformer
 from prophet_gym.prophet._action_frames import draw_discs, project
 from prophet_gym.prophet._autoencoder import stack_frames
+from prophet_gym.prophet._flow import flow_loss, flow_times, interpolate, sample_sigmas, velocity_loss
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, flow_source
-from prophet_gym.prophet._training import flow_loss, flow_times, interpolate, sample_sigmas, velocity_loss
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 

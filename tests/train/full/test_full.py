@@ -22,7 +22,7 @@ pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
 from prophet_gym.data import MixtureEntry, WindowDataset, WindowLoader, WindowShape  # noqa: E402
-from prophet_gym.prophet._sampling import karras_sigmas  # noqa: E402
+from prophet_gym.prophet._flow import karras_sigmas  # noqa: E402
 
 from .toy_full import Squares, first_weights, list_states, read_state, run, squares  # noqa: E402
 

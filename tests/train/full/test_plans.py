@@ -14,10 +14,9 @@ from prophet_gym.embodiments._libero import FRACTION_REACHED
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import FullProphet
 from prophet_gym.prophet._action_frames import action_video
+from prophet_gym.prophet._flow import flow_times, karras_sigmas, velocity_loss
 from prophet_gym.prophet._full import encode_conditions
 from prophet_gym.prophet._presets import TINY_FULL, tiny_full_prophet
-from prophet_gym.prophet._sampling import karras_sigmas
-from prophet_gym.prophet._training import flow_times, velocity_loss
 from prophet_gym.train._full import clip_losses, draw, draw_batch
 
 pytest.importorskip("accelerate")
