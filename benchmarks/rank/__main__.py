@@ -1,7 +1,7 @@
 """Rank policies of LIBERO in the bundled model's dream and in the simulator.
 
     python -m benchmarks.rank --out outputs/rank --json benchmarks/results/rank.json
-    python -m benchmarks.rank --which learned --control 60 --out outputs/rank_learned \
+    python -m benchmarks.rank --which learned --control 20 --out outputs/rank_learned \
         --json benchmarks/results/rank_learned.json
 
 It is `prophet rank` with these policies: twelve scripts on all tasks, from an expert to hopeless ones; the same scripts

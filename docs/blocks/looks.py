@@ -36,7 +36,7 @@ def looks() -> str:
 def policies() -> str:
     """Return how often the bundled policy succeeds in each look, and in perturbed scenes."""
     command = (
-        "prophrl evaluate --policy small-k4 --policy-weights SmallVLA-LIBERO-object-sft --tasks 3 5 --episodes 50 "
+        "prophrl evaluate --policy small-k4 --policy-weights SmallVLA-LIBERO-object-sft --tasks 3 5 --episodes 25 "
         "--env ENV --look LOOK --json benchmarks/results/looks/NAME.json"
     )
     names = {
@@ -46,17 +46,16 @@ def policies() -> str:
         "pro-object": ("LIBERO-PRO-Object-Object-v0", "light"),
         "pro-swap": ("LIBERO-PRO-Object-Swap-v0", "light"),
     }
-    rows, found = [], {}
-    for name, (env, look) in names.items():
-        found = load(f"looks/{name}.json") or found
-        if (report := load(f"looks/{name}.json")) is not None:
-            done = [episode["success"] for episode in report["episodes"]]
-            rows.append([f"`{env}`", f"`{look}`", part(sum(done), len(done))])
+    reports = {name: load(f"looks/{name}.json") for name in names}
+    rows, measured = [], [(*names[name], report) for name, report in reports.items() if report is not None]
+    for env, look, report in measured:
+        done = [episode["success"] for episode in report["episodes"]]
+        rows.append([f"`{env}`", f"`{look}`", part(sum(done), len(done))])
     if not rows:
         return f"Not measured yet: `{command}`."
     return (
-        f"{markdown_table(['env', 'look', 'successes [95% of the share]'], rows)}\n\nTasks 3 and 5 from their first 50 "
-        f"official states each. `{command}` on {where(found['machine'])}."
+        f"{markdown_table(['env', 'look', 'successes [95% of the share]'], rows)}\n\nTasks 3 and 5, from their "
+        f"first 25 official states each. `{command}` on {where(measured[0][2]['machine'])}."
     )
 
 

@@ -12,7 +12,7 @@ def _ranking(which: str, name: str) -> str:
     command = f"python -m benchmarks.rank{which}"
     if found is None:
         return f"Not measured yet: `{command} --json benchmarks/results/{name}`."
-    tables = [markdown_table(HEADER, rows(found[part])) for part in ("policies", "by_task")]
+    tables = [markdown_table(HEADER, [shortened(row) for row in rows(found[part])]) for part in ("policies", "by_task")]
     told = (
         f"{len(found['policies'])} policies, {found['episodes']} episodes of each in both worlds, tasks "
         f"{', '.join(map(str, found['tasks']))} of `{found['suite']}`; success and bias in per cent [95%]. "
@@ -21,7 +21,16 @@ def _ranking(which: str, name: str) -> str:
     return "\n\n".join([markdown_table(["", "value [95%]"], statistics_of(found)), *tables, told])
 
 
+def shortened(row: list[str]) -> list[str]:
+    """Return a row whose policy is named by its weights, without folders that all share."""
+    name = row[0].removeprefix("prophrl_algos.acting:flow?policy=small-k4&weights=").removeprefix("outputs/ceiling/")
+    return [name.removesuffix(".safetensors").replace("/snapshots/", ", update "), *row[1:]]
+
+
 BLOCKS = {
     "ranking": partial(_ranking, "", "rank.json"),
+    "ranking-learned": partial(
+        _ranking, " --which learned --control 20 --out outputs/rank_learned", "rank_learned.json"
+    ),
     "ranking-blind": partial(_ranking, " --which blind --control 0 --out outputs/rank_blind", "rank_blind.json"),
 }
