@@ -15,6 +15,8 @@ class Args(WeightsOptions, DreamOptions):
     """Split of the initial states: `official` (50 per task) or `train`."""
     tasks: SomeTasks = (0,)
     """Numbers of the tasks, for example `--tasks 3 5`."""
+    look: str = ""
+    """Look of the simulator in a `LIBERO-*` environment: `light` (the default), `light-v2` or `official`."""
     episodes: Items = 10
     """Number of episodes of each task; they begin at the first states of the split."""
     num_envs: Items = 8
@@ -39,7 +41,8 @@ def main(args: Args) -> None:
     asked = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(asked))
     device = resolved_device(args.device)
-    env = args.make_env(rows, starts=args.starts, tasks=args.tasks, engine=args.engine, reward=args.reward)
+    chosen = {"engine": args.engine, "reward": args.reward, "look": args.look}
+    env = args.make_env(rows, starts=args.starts, tasks=args.tasks, **chosen)
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
@@ -54,7 +57,17 @@ def main(args: Args) -> None:
     ]
     given = {
         name: getattr(args, name)
-        for name in ("policy", "env", "world_model", "reward", "cameras", "starts", "initial_noise", "noise_level")
+        for name in (
+            "policy",
+            "env",
+            "world_model",
+            "reward",
+            "cameras",
+            "look",
+            "starts",
+            "initial_noise",
+            "noise_level",
+        )
     }
     weights = None if args.policy_weights is None else str(args.policy_weights)
     results = {"weights": weights, "metrics": found.metrics(), "episodes": episodes, "machine": machine()}

@@ -89,7 +89,14 @@ class EnvOptions(Arguments):
     environment that has both, such as `LIBERO-Object-v0`."""
 
     def make_env(
-        self, rows: int, *, starts: str = "train", tasks: Sequence[int] = (), engine: str = "eager", reward: str = ""
+        self,
+        rows: int,
+        *,
+        starts: str = "train",
+        tasks: Sequence[int] = (),
+        engine: str = "eager",
+        reward: str = "",
+        look: str = "",
     ) -> "VectorEnv":
         """Make the environment, see `prophrl_algos._named.make_env`."""
         from prophrl_algos._named import make_env
@@ -97,6 +104,7 @@ class EnvOptions(Arguments):
         asked = {"device": resolved_device(self.device), "world_model": self.world_model, "engine": engine}
         # Environments of other packages need not know the option.
         options: dict[str, Any] = {} if self.cameras == (FIRST_CAMERA,) else {"cameras": self.cameras}
+        options |= {"look": look} if look else {}
         if self.env == "Prophet-LIBERO-v0" and self.world_model:
             from prophet_gym.checkpoint import Checkpoint
 
