@@ -143,6 +143,7 @@ def _run(
             bar.update()
 
 
+_LABEL = 48  # letters of a policy's name in the legend: its end tells policies apart
 HEADER = ["", "dream", "simulator", "bias, points", "both", "neither", "dream alone", "simulator alone", "unscored"]
 STATISTICS = {"pearson": "Pearson", "spearman": "Spearman", "mmrv": "MMRV", "bias": "mean bias of the policies"}
 
@@ -161,7 +162,11 @@ def statistics_of(found: Mapping[str, Any]) -> list[list[str]]:
     said = [(label, found[name]) for name, label in STATISTICS.items()]
     said += [(f"{STATISTICS[name]}, shuffled actions", control[name]) for name in STATISTICS if name in control]
     said += [("Pearson, the dream's outcomes dealt out among the policies", found["permuted"])]
-    return [[label, value_of(each)] for label, each in said]
+    shuffled = [each["dream"] for each in control.get("policies", ())]
+    # A correlation says nothing where hardly any of them succeeds.
+    done, of = sum(round(each["mean"] * each["episodes"]) for each in shuffled), sum(e["episodes"] for e in shuffled)
+    counts = [["dreams that succeed with shuffled actions", f"{done} of {of}"]] if of else []
+    return [[label, value_of(each)] for label, each in said] + counts
 
 
 def rows(compared: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -208,8 +213,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         if None in (real["mean"], dreamt["mean"]):
             continue
         ends = [[[rate["mean"] - rate["low"]], [rate["high"] - rate["mean"]]] for rate in (real, dreamt)]
-        base, mark, options = each["name"].partition("?")
-        label = f"{number}  {base.rpartition('.')[2]}{mark}{options}"[:70]
+        name = each["name"] if len(each["name"]) <= _LABEL else f"...{each['name'][-_LABEL:]}"
+        label = f"{number}  {name}"
         axes.errorbar(real["mean"], dreamt["mean"], ends[1], ends[0], fmt="o", ms=4, lw=0.8, label=label)
         axes.annotate(str(number), (real["mean"], dreamt["mean"]), xytext=(4, 4), textcoords="offset points")
     axes.set_title(f"Pearson {value_of(found['pearson'])}, MMRV {value_of(found['mmrv'])}", fontsize=9)

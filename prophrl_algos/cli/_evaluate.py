@@ -55,20 +55,8 @@ def main(args: Args) -> None:
         start | {"success": each.success, "valid": each.scored, "chunks": each.chunks, "instruction": each.instruction}
         for start, each in zip(asked, found.episodes, strict=True)
     ]
-    given = {
-        name: getattr(args, name)
-        for name in (
-            "policy",
-            "env",
-            "world_model",
-            "reward",
-            "cameras",
-            "look",
-            "starts",
-            "initial_noise",
-            "noise_level",
-        )
-    }
+    told = "policy", "env", "world_model", "reward", "cameras", "look", "starts", "initial_noise", "noise_level"
+    given = {name: getattr(args, name) for name in told}
     weights = None if args.policy_weights is None else str(args.policy_weights)
     results = {"weights": weights, "metrics": found.metrics(), "episodes": episodes, "machine": machine()}
     write_json(args.json, given | results)
