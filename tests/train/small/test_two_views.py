@@ -12,8 +12,10 @@ from prophet_gym.data._recording import META, episode_path, read_episode, write_
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._kinematics import turned
 from prophet_gym.envs import read_initial_states
-from prophet_gym.prophet import Prophet, TwoViewConfig, TwoViewProphet
+from prophet_gym.evaluation import evaluate_open_loop
+from prophet_gym.prophet import Prophet, TwoViewConfig, TwoViewProphet, tiny_prophet
 from prophet_gym.prophet._presets import tiny_two_view_prophet
+from prophet_gym.specs import CAMERAS
 from prophet_gym.train._autoencoder import load_footage
 from prophet_gym.train._dynamics import Dreams, shown
 from prophet_gym.train._small import Args, main
@@ -153,3 +155,21 @@ def test_what_has_moved_counts_more():
     weight = model.config.loss_weight(target, initial, torch.tensor([True]))
     assert weight[0, 0, 0, 2, 3] == 5
     assert weight[..., :8, :].sum() == 8 * 6 * (64 + 4)
+
+
+def test_dreams_of_the_hand_are_compared_with_what_it_saw(both_recorded, out):
+    episodes = [read_episode(episode_path(both_recorded, 0, index)) for index in range(2)]
+    prophet = Prophet.from_pretrained(out / "checkpoint")
+    scores = {camera: evaluate_open_loop(prophet, episodes, (8,), camera=camera) for camera in CAMERAS}
+    assert {*scores["wrist"][8]} == {"dream", "other_actions", "copy", "autoencoder"}
+    # The condition `copy` needs no model: the hand's view changes faster than that of the fixed camera.
+    copied = {camera: found[8]["copy"]["psnr"].mean() for camera, found in scores.items()}
+    assert copied["wrist"] < copied["agentview"]
+    both = [found[8]["dream"]["gripper_mm"] for found in scores.values()]
+    np.testing.assert_array_equal(*both, err_msg="the dream must be the same, whichever camera is scored")
+
+
+def test_a_model_of_one_camera_is_not_asked_for_two(both_recorded):
+    episodes = [read_episode(episode_path(both_recorded, 0, 0))]
+    with pytest.raises(ValueError, match="must be one that the world model dreams: it dreams only agentview"):
+        evaluate_open_loop(tiny_prophet(), episodes, (8,), camera="wrist")
