@@ -20,7 +20,7 @@ from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.cache import cache_dir, keeping
 from prophet_gym.errors import MissingAssetsError
 
-LOOK_VERSIONS = {"light": 3, "light-v2": 1, "official": 1}
+LOOK_VERSIONS = {"light": 3, "light-v2": 2, "official": 1}
 """Looks, the first of which is the default, and a number that rises when a scene in one gives another image."""
 
 # folder -> the collision mesh in it that is drawn in place of its visual mesh

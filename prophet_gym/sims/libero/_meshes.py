@@ -127,20 +127,24 @@ def _spread(values: np.ndarray) -> np.ndarray:
     return np.einsum("sc,fcd->fsd", weights, values).reshape(-1, values.shape[-1])
 
 
-def decimate(mesh: Mesh, faces: int) -> Mesh:
+def decimate(mesh: Mesh, faces: int, decimals: int = 7) -> Mesh:
     """Reduce a mesh to about `faces` faces; normals and texture coordinates are looked up on the full surface.
+
+    Vertices that are equal to `decimals` of a metre are one.
 
     A new face takes all its texture coordinates from one chart of the atlas and from one side of its seam, so that
     none stretches across; where it reaches over the seam, its coordinates go on beyond the chart.
     """
     import fast_simplification
 
-    points, welded = np.unique(np.round(mesh.vertices, 7), axis=0, return_inverse=True)
+    points, welded = np.unique(np.round(mesh.vertices, decimals), axis=0, return_inverse=True)
     welded = welded.ravel()
     connected = welded[mesh.faces].astype(np.int32)
     distinct = (connected != np.roll(connected, 1, axis=1)).all(axis=1)
     simplify: Any = fast_simplification.simplify
-    found = simplify(points.astype(np.float32), connected[distinct], target_count=faces, agg=5)
+    # Joining vertices may have done all the work.
+    target = min(faces, int(distinct.sum()) - 1)
+    found = simplify(points.astype(np.float32), connected[distinct], target_count=target, agg=5)
     vertices, triangles = found[0].astype(np.float64), found[1].astype(np.int64)
     new_normals = _face_normals(vertices, triangles)
     centres = vertices[triangles].mean(axis=1)
@@ -178,14 +182,16 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     return Mesh(vertices, triangles, normals, np.where(fits[..., None], nearest, expected))
 
 
-def light_mesh(mesh: Mesh, faces: int) -> Mesh:
-    """Return the mesh to draw in place of one that has more than `faces` faces."""
-    small = decimate(mesh, faces)
+def light_mesh(mesh: Mesh, faces: int, decimals: int = 7) -> Mesh:
+    """Return the mesh to draw in place of one that has more than `faces` faces; see `decimate`."""
+    small = decimate(mesh, faces, decimals)
     return mesh if len(small.faces) > 1.5 * faces and len(mesh.faces) <= _KEPT_FACES else small
 
 
 def _key(recipe: "_Recipe") -> str:
     mesh, how = recipe.mesh, f"{_DECIMATION} {recipe.faces}"
+    if recipe.decimals != 7:
+        how += f" joined {recipe.decimals}"
     if recipe.pixels is not None:
         how += f" baked {BAKING_VERSION} {recipe.side} {_MISMATCH}"
     digest = hashlib.sha256(how.encode())
@@ -227,11 +233,13 @@ class Baked(Detail):
     """Say how much is kept of meshes with their own texture; those that do not fit it get one of `side` texels.
 
     Meshes of up to `whole` faces stay as they are: a plate that is two thin sheets would get holes. Those wider than
-    `widest` metres, tables and rooms, keep their texture, whose grain so few texels could not hold.
+    `widest` metres, tables and rooms, keep their texture, whose grain so few texels could not hold, and stay as they
+    are up to `wide_whole` faces: the grain moves with its texture coordinates, and a table fills the image.
     """
 
     side: int
     whole: int = 4000
+    wide_whole: int = 16_000
     widest: float = 0.6
 
 
@@ -241,9 +249,12 @@ def lighten(
     """Copy `model` for drawing: visual meshes within their `face_budget`, textures of at most `texture` pixels.
 
     What is made is kept in the cache folder, once per mesh; two processes may make it at the same time. Texture
-    coordinates are looked up on the full surface; `baked` says how textures are made where those do not fit.
+    coordinates are looked up on the full surface; `baked` says how textures are made where those do not fit, and there
+    are no mirrors then.
     """
     light = copy.copy(model)
+    if baked is not None:
+        light.mat_reflectance[:] = 0
     large: dict[int, tuple[_Recipe, Path]] = {}
     for index in _visual_meshes(model):
         recipe = _recipe(model, index, Detail(density, most), baked)
@@ -268,10 +279,11 @@ def lighten(
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Hold what a light mesh is made from; `side` is 0 where its texture stays, and `pixels` are that texture."""
+    """Hold what a light mesh is made from, see `light_mesh`; `side` is 0 where its texture stays, `pixels`."""
 
     mesh: Mesh
     faces: int
+    decimals: int = 7
     side: int = 0
     texture: int = -1
     pixels: UInt8[np.ndarray, "h w c"] | None = None
@@ -284,16 +296,21 @@ def _visual_meshes(model: mujoco.MjModel) -> list[int]:
 
 def _recipe(model: mujoco.MjModel, index: int, detail: Detail, baked: Baked | None) -> _Recipe:
     mesh = read_mesh(model, index)
-    texture = _own_texture(model, index) if baked and mesh.uv is not None else None
-    if baked is None or texture is None:
+    if baked is None:
         return _Recipe(mesh, face_budget(mesh.vertices, detail.density, detail.most))
+    wide = np.linalg.norm(np.ptp(mesh.vertices, axis=0)) > baked.widest
+    # A room is many open sheets, which tear and vanish one by one; a centimetre of it is less than a pixel of 128.
+    decimals = 2 if wide else 7
+    texture = _own_texture(model, index) if mesh.uv is not None else None
+    if texture is None:
+        return _Recipe(mesh, face_budget(mesh.vertices, detail.density, detail.most), decimals)
     pixels = _read_texture(model, texture)
     side = min(baked.side, *pixels.shape[:2])
     faces = face_budget(mesh.vertices, baked.density, min(baked.most, most_faces(side)))
-    faces = len(mesh.faces) if len(mesh.faces) <= baked.whole else faces
-    if np.linalg.norm(np.ptp(mesh.vertices, axis=0)) > baked.widest:
-        return _Recipe(mesh, faces)
-    return _Recipe(mesh, faces, side, texture, shrink_texture(pixels, 2 * side))
+    faces = len(mesh.faces) if len(mesh.faces) <= (baked.wide_whole if wide else baked.whole) else faces
+    if wide:
+        return _Recipe(mesh, faces, decimals)
+    return _Recipe(mesh, faces, decimals, side, texture, shrink_texture(pixels, 2 * side))
 
 
 def _own_texture(model: mujoco.MjModel, index: int) -> int | None:
@@ -313,7 +330,7 @@ def _own_texture(model: mujoco.MjModel, index: int) -> int | None:
 
 def _made(recipe: _Recipe) -> dict[str, np.ndarray | None]:
     """Return the parts of a light mesh, and the pixels of its texture where the old one does not fit it."""
-    mesh, small = recipe.mesh, light_mesh(recipe.mesh, recipe.faces)
+    mesh, small = recipe.mesh, light_mesh(recipe.mesh, recipe.faces, recipe.decimals)
     parts: dict[str, np.ndarray | None] = {**vars(small)}
     if recipe.pixels is None or small is mesh or not cell_size(len(small.faces), recipe.side):
         return parts

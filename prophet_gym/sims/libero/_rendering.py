@@ -76,6 +76,8 @@ class Renderer:
         _open_renderers().add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
+        # A mirror draws the scene a second time.
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION.value] = drawn.mat_reflectance.any()
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._options = mujoco.MjvOption()
         # robosuite keeps collision geometry in group 0 and what the eye should see in group 1.

@@ -68,6 +68,25 @@ def test_texture_coordinates_follow_the_surface_and_never_cross_a_seam(charts):
     assert (u.max() > 1.1) == (charts == 2)
 
 
+@needs_decimation
+def test_open_sheets_that_are_joined_first_get_no_holes():
+    # Tiles a millimetre apart, as a room is modelled: every edge is open.
+    x, y = (part.reshape(-1, 1, 1) for part in np.meshgrid(np.arange(20.0), np.arange(20.0)))
+    square = np.array([[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 1], [0, 1]]]).reshape(1, 6, 2)
+    plane = np.concatenate([0.1 * x + 0.099 * square[..., :1], 0.1 * y + 0.099 * square[..., 1:]], axis=-1)
+    points = np.concatenate([plane, np.zeros_like(plane[..., :1])], axis=-1).reshape(-1, 3)
+    tiles = Mesh(points, np.arange(len(points)).reshape(-1, 3), np.tile([0.0, 0, 1], (len(points) // 3, 3, 1)), None)
+    covered = []
+    for decimals in (7, 2):
+        small = decimate(tiles, 100, decimals)
+        assert len(small.faces) <= 150
+        corners = small.vertices[small.faces]
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        covered.append(np.linalg.norm(normals, axis=1).sum() / 2)
+    assert covered[0] < 3
+    assert abs(covered[1] - 4) < 0.3
+
+
 def test_bigger_meshes_may_keep_more_faces():
     unit = np.array([[0.0, 0, 0], [0.3, 0.4, 0]])
     assert face_budget(unit, 2000.0, 800) == 800
@@ -100,7 +119,7 @@ def model_with_ball(*, shared: bool = False) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(f"""
         <mujoco><asset>
           <texture name="checks" type="2d" builtin="checker" rgb1="1 0 0" rgb2="0 1 0" width="64" height="64"/>
-          <material name="checks" texture="checks"/>
+          <material name="checks" texture="checks" reflectance="0.5"/>
           <mesh name="ball" vertex="{numbers[0]}" normal="{numbers[1]}" texcoord="{numbers[2]}" face="{faces}"/>
         </asset><worldbody>
           <light pos="0 -3 3"/><camera name="eye" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
@@ -121,6 +140,7 @@ def test_only_the_copy_becomes_light(tmp_path, monkeypatch):
     assert model.mesh_facenum[0] > 2000
     assert light.mesh_facenum[0] <= 300
     assert light.tex_width[0] == 16 < model.tex_width[0] == 64
+    assert light.mat_reflectance[0] == model.mat_reflectance[0]
     np.testing.assert_array_equal(light.body_inertia, model.body_inertia)
 
 
@@ -135,6 +155,8 @@ def test_a_texture_is_made_anew_for_the_mesh_that_has_it_alone(tmp_path, monkeyp
         # A texture that was made is not shrunk again.
         assert light.tex_width[0] == expected
         assert model.tex_width[0] == 64
+        assert model.mat_reflectance[0] == 0.5
+        assert light.mat_reflectance[0] == 0
     whole = lighten(model_with_ball(), density=100.0, most=300, texture=16, baked=Baked(5.0, 20, side=32))
     assert whole.mesh_facenum[0] == model.mesh_facenum[0]
 
