@@ -35,6 +35,7 @@ from prophet_gym.data._recording import episode_path, name_of
 from prophet_gym.estimates import Estimate, paired_gain, wilson
 from prophet_gym.evaluation._report import machine, write_json
 from prophet_gym.sims._recorder import Plan, collect
+from prophet_gym.train._run_folder import run_lock
 
 CLONE, REPORT = "clone.json", "report.json"
 CLONES = Path(__file__).parent / "results"
@@ -131,7 +132,9 @@ def about(line: Mapping[str, Any]) -> tuple[str, int, int]:
 def learn_arm(place: Place, name: str, settings: Settings, cloned: Path) -> None:
     """Learn in the simulator, with a snapshot at every update."""
     every = replace(place, size=replace(place.size, point_every=1))
-    learn(every, f"{name}-s0", settings.arm, 0, cloned, settings.rate, mixed=settings.mixed)
+    run = f"{name}-s0"
+    with run_lock(place.out / run):
+        learn(every, run, settings.arm, 0, cloned, settings.rate, mixed=settings.mixed)
 
 
 def points_of(place: Place, run: str) -> list[tuple[int, int]]:
@@ -219,6 +222,8 @@ def run_stages(place: Place, args: Args) -> None:
         for name in args.arms:
             for update, seed in points_of(place, f"{name}-s0"):
                 evaluate_at(place, f"{name}-s0", update, seed)
+    if args.stage == "learn":
+        return  # nothing is evaluated yet, maybe not even the clone
     for path in {place.logs / REPORT, args.json} - {None}:
         write_json(path, summarise(place, count, [*ARMS]))
 

@@ -10,6 +10,8 @@ from experiments.ceiling import run as experiment
 from experiments.reinforce_in_dream import files
 from experiments.reinforce_in_dream.protocol import Arm
 from prophet_gym.checkpoint import bundled_checkpoints
+from prophet_gym.errors import RunInUseError
+from prophet_gym.train._run_folder import run_lock
 
 STAND_IN = "Prophet-LIBERO-Object-v0"
 
@@ -78,3 +80,8 @@ def test_a_clone_is_of_the_first_demonstrations_and_more_are_taken_until_it_succ
 def test_an_arm_or_a_number_that_is_not_there_is_refused(place):
     with pytest.raises(ValueError, match=r"arms must be of path and demonstrations of \(1, 2, 3\), got \['other'\]"):
         experiment.run_stages(place, experiment.Args(arms=("other",), demonstrations=2))
+
+
+def test_two_processes_do_not_learn_in_one_folder(place):
+    with run_lock(place.out / "path-s0"), pytest.raises(RunInUseError, match="path-s0 is in use by another run"):
+        experiment.learn_arm(place, "path", experiment.ARMS["path"], place.out)
