@@ -129,5 +129,5 @@ def drawn_model(look: str, model: Any) -> Any:
         return lighten(model, density=2000.0, most=3000, texture=512)
     if look == "light-v2":
         # Objects keep more than the arm, whose normals alone hide its edges.
-        return lighten(model, density=3000.0, most=1000, texture=512, baked=Baked(6000.0, 3000, side=512))
+        return lighten(model, density=3000.0, most=1000, texture=1024, baked=Baked(6000.0, 3000, side=512))
     return model
