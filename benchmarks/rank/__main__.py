@@ -2,7 +2,7 @@
 
     python -m benchmarks.rank --out outputs/rank --json benchmarks/results/rank.json
     python -m benchmarks.rank --which learned --control 20 --out outputs/rank_learned \
-        --json benchmarks/results/rank_learned.json
+        --json benchmarks/results/dream/rank_learned.json
 
 It is `prophet rank` with these policies: twelve scripts on all tasks, from an expert to hopeless ones; the same scripts
 that never look (`blind`); or, on tasks 3 and 5, policies that learned: from `experiments/ceiling`, which comes first,

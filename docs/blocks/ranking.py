@@ -30,7 +30,7 @@ def shortened(row: list[str]) -> list[str]:
 BLOCKS = {
     "ranking": partial(_ranking, "", "rank.json"),
     "ranking-learned": partial(
-        _ranking, " --which learned --control 20 --out outputs/rank_learned", "rank_learned.json"
+        _ranking, " --which learned --control 20 --out outputs/rank_learned", "dream/rank_learned.json"
     ),
     "ranking-blind": partial(_ranking, " --which blind --control 0 --out outputs/rank_blind", "rank_blind.json"),
 }
