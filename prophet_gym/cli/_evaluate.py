@@ -35,10 +35,12 @@ class Args(BatchOptions, HeldOutOptions):
 def main(args: Args) -> None:
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
+    from prophet_gym.evaluation._open_loop import require_dreams
     from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json
 
     checkpoint, device = Checkpoint.named(args.world_model), resolved_device(args.device)
     world_model = checkpoint.world_model(device)
+    require_dreams(world_model, args.camera)  # before anything is recorded
     episodes, recorded = args.read(checkpoint, args.look)
     # An object reader knows the scene that it was trained in, which is the checkpoint's.
     object_reader = checkpoint.object_reader() if checkpoint.config.get("suite") == recorded["suite"] else None

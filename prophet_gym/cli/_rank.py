@@ -164,7 +164,8 @@ def statistics_of(found: Mapping[str, Any]) -> list[list[str]]:
     said += [("Pearson, the dream's outcomes dealt out among the policies", found["permuted"])]
     shuffled = [each["dream"] for each in control.get("policies", ())]
     # A correlation says nothing where hardly any of them succeeds.
-    done, of = sum(round(each["mean"] * each["episodes"]) for each in shuffled), sum(e["episodes"] for e in shuffled)
+    done = sum(round(each["mean"] * each["episodes"]) for each in shuffled if each["mean"] is not None)
+    of = sum(each["episodes"] for each in shuffled)
     counts = [["dreams that succeed with shuffled actions", f"{done} of {of}"]] if of else []
     return [[label, value_of(each)] for label, each in said] + counts
 

@@ -167,14 +167,19 @@ def evaluate_open_loop(
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
 
 
+def require_dreams(world_model: WorldModel, camera: str) -> None:
+    """Raise ValueError unless the world model dreams a camera."""
+    if camera != FIRST_CAMERA and not isinstance(world_model, ResumesBoth):
+        raise ValueError(f"camera={camera!r} must be one that the world model dreams: it dreams only {FIRST_CAMERA}")
+
+
 def _checked_windows(
     world_model: WorldModel, episodes: Sequence[Episode], horizons: Sequence[int], spacing: int, camera: str
 ) -> list[Window]:
     wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
     if wrong:
         raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
-    if camera != FIRST_CAMERA and not isinstance(world_model, ResumesBoth):
-        raise ValueError(f"camera={camera!r} must be one that the world model dreams: it dreams only {FIRST_CAMERA}")
+    require_dreams(world_model, camera)
     windows = windows_of(episodes, horizons, spacing)
     if not windows:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The flow of a chunk's latents, pure functions: its noise levels, solvers that denoise it, and training losses.
+"""Sample and train the flow of a chunk's latents, in pure functions: noise levels, solvers that denoise, and losses.
 
 In the EDM form `x = x0 + sigma * noise`, so the state that enters a solver has the scale of its first noise level.
 Losses are on generated slots.

@@ -1,4 +1,4 @@
-"""The small Prophet of two cameras: what a camera at the hand sees lies below what the fixed one sees, in one latent.
+"""Dream two cameras with a small Prophet: the view of the hand lies below that of the fixed one, in one latent.
 
 The hand moves the whole view of its camera, and where it goes is known: the flow therefore starts at the last frame as
 it would look from there if all that is seen were a plane, which leaves objects on it and the fingers to be learned.
@@ -7,6 +7,7 @@ it would look from there if all that is seen were a plane, which leaves objects 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -150,10 +151,10 @@ class TwoViewProphet(SmallProphet):
         """
         seen = [start.extra.get(_WRIST_IMAGE) for start in starts]
         for image, start in zip(seen, starts, strict=True):
-            if image is not None and image.shape != (1, *self.frame_size, 3):
+            if image is not None and (image.shape != (1, *self.frame_size, 3) or image.dtype != np.uint8):
                 raise InvalidStartError(
-                    f"{_WRIST_IMAGE} in the extra of an initial state must have shape {(1, *self.frame_size, 3)}, got "
-                    f"{image.shape} (task {start.task}, index {start.index}); render it with `prophet starts`"
+                    f"{_WRIST_IMAGE} in the extra of an initial state must be uint8 {(1, *self.frame_size, 3)}, got "
+                    f"{image.dtype} {image.shape} (task {start.task}, index {start.index}); render it with `prophet starts`"
                 )
         black = torch.zeros((*self.frame_size, 3), dtype=torch.uint8)
         wrist = torch.stack([black if image is None else torch.from_numpy(image[0]) for image in seen])

@@ -1,7 +1,7 @@
 """Train the gripper tracker and the transformer on latents: on dreams that continue from step to step."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _SHAKE = (0.005, 0.005, 0.005, 0.02, 0.02, 0.02, 0.02, 0.001)
 """Standard deviation of the error that a tracker's start is given, metres, openness, radians and metres: about that of
 its reader."""
 _UNSEEN, _FROM_HERE = 0.1, 0.3
-"""How often a dream of two cameras begins without the second, and at what it takes for its initial frame."""
+"""Begin so many dreams of two cameras without the second, and take so many first frames of a window for the initial one."""
 _LATENT_NOISE = 0.1
 
 
@@ -143,6 +143,12 @@ class _Carried:
         parts: dict[str, Any] = {
             n: p.numpy() if p.dtype == torch.int64 else p.to(self.device) for n, p in state.items()
         }
+        names = {each.name for each in fields(Dreams)}
+        if parts and {*parts} != names:
+            raise ValueError(
+                f"a training state must hold {', '.join(sorted(names))} of its dreams, has {', '.join(sorted(parts))}: "
+                "another version wrote it; begin again in another folder"
+            )
         self.dreams = Dreams(**parts) if parts else None
 
 

@@ -11,7 +11,7 @@ from prophet_gym.prophet import TwoViewConfig
 from prophet_gym.prophet._wrist import plane_grid
 
 _WINDOWS, _AHEAD = 1024, 4
-"""How many windows are measured, and how many frames the view moves in each."""
+"""Measure so many windows, in each of which the view moves for so many frames."""
 
 
 def measure_view(config: TwoViewConfig, data: LatentEpisodes) -> TwoViewConfig:

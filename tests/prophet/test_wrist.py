@@ -140,11 +140,15 @@ def test_a_start_without_the_second_camera_dreams_the_first_alone():
         model.read_wrist(chunk.state)
 
 
-def test_an_image_of_another_size_is_refused():
+def test_an_image_of_another_size_or_kind_is_refused():
     model = tiny_two_view_prophet()
     frames = torch.zeros(1, 1, 64, 64, 3, dtype=torch.uint8)
-    with pytest.raises(InvalidStartError, match=r"must have shape \(1, 64, 64, 3\), got \(1, 32, 32, 3\)"):
-        model.encode_initial_states(frames, starts(frames, [torch.zeros(32, 32, 3, dtype=torch.uint8)]))
+    for image, given in (
+        (torch.zeros(32, 32, 3, dtype=torch.uint8), r"uint8 \(1, 32, 32, 3\)"),
+        (torch.zeros(64, 64, 3), r"float32 \(1, 64, 64, 3\)"),
+    ):
+        with pytest.raises(InvalidStartError, match=rf"must be uint8 \(1, 64, 64, 3\), got {given}"):
+            model.encode_initial_states(frames, starts(frames, [image]))
 
 
 def test_a_checkpoint_names_its_class(tmp_path):
