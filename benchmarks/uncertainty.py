@@ -23,7 +23,7 @@ from tqdm import tqdm
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data import Episode, list_episodes, read_episode
 from prophet_gym.estimates import Estimate
-from prophet_gym.evaluation._open_loop import record_official
+from prophet_gym.evaluation._official import record_official
 from prophet_gym.evaluation._report import as_json, machine, write_json
 from prophet_gym.train._reward import auroc
 from prophet_gym.world_model import WorldModel

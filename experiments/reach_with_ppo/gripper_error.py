@@ -17,7 +17,7 @@ import tyro
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data import Episode, list_episodes, read_episode
 from prophet_gym.estimates import bootstrap
-from prophet_gym.evaluation._open_loop import record_official
+from prophet_gym.evaluation._official import record_official
 from prophet_gym.evaluation._report import as_json, machine, write_json
 from prophet_gym.prophet import SmallProphet
 from prophet_gym.prophet._action_frames import project

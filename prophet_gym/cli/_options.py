@@ -43,7 +43,7 @@ class HeldOutOptions(Arguments):
     def read(self, checkpoint: Any, look: str | None = None) -> tuple[list[Any], dict[str, Any]]:
         """Return the episodes, recorded where they are missing, and what their recording says of itself."""
         from prophet_gym.data._recording import list_episodes, read_episode, read_meta
-        from prophet_gym.evaluation._open_loop import record_official
+        from prophet_gym.evaluation._official import record_official
 
         if self.data is None:
             paths = record_official(checkpoint, self.episodes, look=look, workers=self.workers)

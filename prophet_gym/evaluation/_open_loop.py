@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -19,11 +18,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._episode import Episode, LabelledVideo
-from prophet_gym.data._recording import episode_path
 from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA
+from prophet_gym.specs import FIRST_CAMERA, WRIST_CAMERA
 from prophet_gym.world_model import Reconstructs, Resumes, ResumesBoth, State, TracksGripper, WorldModel
 
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
@@ -344,30 +341,6 @@ def _episode_means(notes: _Notes) -> dict[str, dict[str, np.ndarray]]:
         seen = [[value for value in episode if not np.isnan(value)] for episode in values]
         means[condition][metric] = np.array([np.mean(v) if v else np.nan for v in seen])
     return dict(means)
-
-
-def record_official(checkpoint: Checkpoint, count: int, *, look: str | None = None, workers: int = 2) -> list[Path]:
-    """Record what is missing of held-out episodes from the official initial states, and return their files."""
-    from prophet_gym._io.cache import cache_dir
-    from prophet_gym.errors import MissingAssetsError
-    from prophet_gym.sims.libero._install import missing
-
-    reason = missing()
-    if reason is not None:
-        raise MissingAssetsError(f"cannot record held-out episodes: {reason}. Or give recorded ones with --data")
-    from prophet_gym.sims._recorder import Plan, collect
-
-    starts = checkpoint.initial_states("official")
-    suite = starts.suites[0]
-    chosen = str(look or checkpoint.config.get("look", "light"))
-    cameras = tuple(CAMERAS) if "wrist" in checkpoint.config else (FIRST_CAMERA,)
-    plan = Plan(suite, starts.tasks, count, seed=0, look=chosen, starts="official", cameras=cameras)
-    # Scripts and looks have versions, so that a newer program does not compare with what an older one recorded.
-    version = f"v{plan.meta()['script_version']}.{plan.meta()['look_version']}"
-    both = "_both" if len(cameras) > 1 else ""
-    folder = cache_dir() / "recordings" / f"{suite}_{chosen}_official{both}_{version}"
-    collect(plan, folder, workers=workers)
-    return [episode_path(folder, *job) for job in plan.jobs()]
 
 
 def dreamt_frames(

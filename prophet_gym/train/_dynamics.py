@@ -27,7 +27,7 @@ _SHAKE = (0.005, 0.005, 0.005, 0.02, 0.02, 0.02, 0.02, 0.001)
 """Standard deviation of the error that a tracker's start is given, metres, openness, radians and metres: about that of
 its reader."""
 _UNSEEN, _FROM_HERE = 0.1, 0.3
-"""Begin so many dreams of two cameras without the second, and take so many first frames of a window for the initial one."""
+"""Begin this fraction of dreams of two cameras without the second, and this one from a window's own first frame."""
 _LATENT_NOISE = 0.1
 
 
