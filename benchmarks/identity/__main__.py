@@ -36,7 +36,8 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data import Episode, held_out, list_episodes, read_episode
 from prophet_gym.data._recording import begin_recording, name_of
 from prophet_gym.estimates import bootstrap
-from prophet_gym.evaluation._open_loop import dream, record_official
+from prophet_gym.evaluation._official import record_official
+from prophet_gym.evaluation._open_loop import dream
 from prophet_gym.evaluation._report import as_json
 
 NEAR = 0.05

@@ -154,7 +154,7 @@ class TwoViewProphet(SmallProphet):
             if image is not None and (image.shape != (1, *self.frame_size, 3) or image.dtype != np.uint8):
                 raise InvalidStartError(
                     f"{_WRIST_IMAGE} in the extra of an initial state must be uint8 {(1, *self.frame_size, 3)}, got "
-                    f"{image.dtype} {image.shape} (task {start.task}, index {start.index}); render it with `prophet starts`"
+                    f"{image.dtype} {image.shape} (task {start.task}, index {start.index}); `prophet starts` renders it"
                 )
         black = torch.zeros((*self.frame_size, 3), dtype=torch.uint8)
         wrist = torch.stack([black if image is None else torch.from_numpy(image[0]) for image in seen])
