@@ -62,17 +62,12 @@ def learned() -> str:
         for point in arm["points"]
     ]
     begun = "; ".join(
-        f"`{name}` has done {arm['updates']} updates in {arm['hours']} h, and its rollouts went from "
-        f"{mean(arm['rollouts'][:8]):.0%} (its first eight) to {mean(arm['rollouts'][-8:]):.0%} (its last)"
+        f"`{name}` has done {arm['updates']} updates in {arm['hours']} h; of the rollouts of each succeeded "
+        f"{', '.join(f'{share:.0%}' for share in arm['rollouts'])}"
         for name, arm in report["arms"].items()
     )
     table = f"{markdown_table(header, rows)}\n\n" if rows else ""
     return f"{table}{begun}. `{RUN.format('evaluate')}` on {where(report['machine'])}."
-
-
-def mean(values: list[float]) -> float:
-    """Return the mean of some updates."""
-    return sum(values) / len(values)
 
 
 def failed() -> str:
