@@ -62,7 +62,7 @@ def learned() -> str:
         for point in arm["points"]
     ]
     begun = "; ".join(
-        f"`{name}` has done {arm['updates']} updates in {arm['hours']} h; of the rollouts of each succeeded "
+        f"`{name}` has done {arm['updates']} updates in {arm['hours']} h, with this success of its rollouts, update by update: "
         f"{', '.join(f'{share:.0%}' for share in arm['rollouts'])}"
         for name, arm in report["arms"].items()
     )

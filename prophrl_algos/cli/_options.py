@@ -31,7 +31,7 @@ class Load(Arguments):
     tokenizer: str | None = None
     """Folder or Hub name of a tokenizer that replaces the checkpoint's."""
     without_state: Literal["refuse", "mean"] = "refuse"
-    """What a policy that reads the robot's state does in an env without it, such as a dream: refuse the env, or read
+    """Say what a policy that reads the robot's state does in an env without it, such as a dream: refuse the env, or read
     the mean of its training data."""
 
     def options(self, env: str) -> "LoadOptions":

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from prophet_gym.cli._rank import STATISTICS, statistics_of
 from prophet_gym.cli.main import main
 from prophet_gym.envs import write_initial_states
 from prophet_gym.prophet import tiny_prophet
@@ -80,6 +81,9 @@ def test_it_is_written_resumed_and_the_same(words, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "push?speed=0.7" in said
     assert "Pearson: " in said
+    shuffled = [each["dream"] for each in report["control"]["policies"]]
+    done = sum(round(each["episodes"] * (each["mean"] or 0)) for each in shuffled)
+    assert f"shuffled actions: {done} of {sum(each['episodes'] for each in shuffled)}" in said
 
     out = tmp_path / "parts"
     run(words, out, POLICIES[:2], "--episodes", "5", "--control", "1")
@@ -96,6 +100,14 @@ def test_it_is_written_resumed_and_the_same(words, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(words, out, POLICIES, "--max-chunks", "2")
     assert "max_chunks was 3, is 2" in capsys.readouterr().err
+
+
+def test_a_control_that_nothing_could_score_has_no_successes():
+    counts = [{"mean": None, "episodes": 0}, {"mean": 0.25, "episodes": 4}]
+    undefined = {"mean": None, "why": "nothing was scored"}
+    found = dict.fromkeys((*STATISTICS, "permuted"), undefined)
+    found["control"] = {"policies": [{"dream": each} for each in counts]}
+    assert statistics_of(found)[-1] == ["dreams that succeed with shuffled actions", "1 of 4"]
 
 
 def test_fewer_than_four_policies_and_no_control_are_said_in_words(words, tmp_path, capsys):

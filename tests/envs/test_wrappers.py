@@ -1,4 +1,4 @@
-"""What the wrapped env declares survives every wrapper: metadata, spec, attributes; the entries of info; JSON."""
+"""Carry what the wrapped env declares through every wrapper: metadata, spec, attributes, entries of info, JSON."""
 
 import copy
 import pickle

@@ -180,7 +180,7 @@ def test_the_state_of_the_robot_is_there_where_the_weights_track_it(without_chec
 
 
 class TwoCameras(CountingWorldModel):
-    """The wrist camera shows the scene at half its brightness."""
+    """Show the scene at half its brightness in the wrist camera."""
 
     def read_wrist(self, state):
         return state["start"] // 2
@@ -209,7 +209,7 @@ def test_two_cameras_are_shown_as_in_the_published_sets():
 
 
 def batched(rows, name):
-    """One part of the observations of single envs, as a batch."""
+    """Return one part of the observations of single envs, as a batch."""
     if isinstance(rows[0][name], dict):
         return {key: np.stack([row[name][key] for row in rows]) for key in rows[0][name]}
     return np.stack([row[name] for row in rows])

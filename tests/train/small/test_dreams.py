@@ -11,6 +11,7 @@ from prophet_gym.prophet import SmallConfig, small_transformer
 from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.train import _dynamics
+from prophet_gym.train import _dynamics as dynamics
 from prophet_gym.train._dynamics import Dreams, Rehearsal, dream_loss, inputs_of, train_transformer
 from prophet_gym.train._fit import FitConfig
 
@@ -127,3 +128,13 @@ def test_a_killed_training_resumes_in_the_middle_of_its_dreams(data, tracker, tm
     resumed = train(tmp_path / "killed")
     assert len(calls) == 5 + 4
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_a_training_state_of_another_version_is_named(data, tracker):
+    carried = dynamics._Carried(torch.device("cpu"), begin(data, tracker, rows=2))
+    state = carried.state_dict()
+    carried.load_state_dict(state)
+    assert torch.equal(carried.dreams.known, torch.tensor([True, True]))
+    del state["initial"], state["known"]
+    with pytest.raises(ValueError, match="must hold age, current, first, gripper, initial, known, last, past of its"):
+        carried.load_state_dict(state)
