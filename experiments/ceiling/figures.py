@@ -62,8 +62,8 @@ def learned() -> str:
         for point in arm["points"]
     ]
     begun = "; ".join(
-        f"`{name}` has done {arm['updates']} updates in {arm['hours']} h, with this success of its rollouts, update by update: "
-        f"{', '.join(f'{share:.0%}' for share in arm['rollouts'])}"
+        f"`{name}` has done {arm['updates']} updates in {arm['hours']} h, with this success of its rollouts, update by "
+        f"update: {', '.join(f'{share:.0%}' for share in arm['rollouts'])}"
         for name, arm in report["arms"].items()
     )
     table = f"{markdown_table(header, rows)}\n\n" if rows else ""

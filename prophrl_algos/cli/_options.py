@@ -31,8 +31,8 @@ class Load(Arguments):
     tokenizer: str | None = None
     """Folder or Hub name of a tokenizer that replaces the checkpoint's."""
     without_state: Literal["refuse", "mean"] = "refuse"
-    """Say what a policy that reads the robot's state does in an env without it, such as a dream: refuse the env, or read
-    the mean of its training data."""
+    """Choose what a policy that reads the robot's state does in an env without it, such as a dream: `refuse` it, or
+    read the `mean` of its training data."""
 
     def options(self, env: str) -> "LoadOptions":
         """Return the options of `load_policy` for a policy that acts in an environment of this id."""
