@@ -49,6 +49,14 @@ def load_part(
         return filled(lambda: nn.Module.to(kind.from_config(config), dtype), config, state, device)
 
 
+def fill_matching(network: nn.Module, other: nn.Module) -> int:
+    """Copy every tensor of another network that has the same name and shape here, and return their number."""
+    own, known = network.state_dict(), other.state_dict()
+    fitting = {name: known[name] for name in own if name in known and known[name].shape == own[name].shape}
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
 def filled(
     make: Callable[[], Network],
     config: Mapping[str, Any],

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym._io.networks import load_part, save_network
+from prophet_gym._io.networks import fill_matching, load_part, save_network
 from prophet_gym._io.processor import Precision, autocast
 from prophet_gym.data._latents import LatentEpisodes, hand_states
 from prophet_gym.data._recording import read_episode
@@ -134,12 +134,18 @@ def train_autoencoder(
     precision: Precision = "no",
     cameras: Sequence[str] = (FIRST_CAMERA,),
     latent_channels: int = 4,
+    base: FrameAutoencoder | None = None,
 ) -> FrameAutoencoder:
-    """Train on `rows` crops a step; the averaged model, its normalisation measured, goes to `folder/autoencoder`."""
+    """Train on `rows` crops a step; the averaged model, its normalisation measured, goes to `folder/autoencoder`.
+
+    What of `base` has the right shape is where training begins.
+    """
     # As many frames in all, however many cameras there are.
     footage = load_footage(paths, 3 * len(cameras), cameras)
     torch.manual_seed(0)
     model = FrameAutoencoder(latent_channels=latent_channels).to(device)
+    if base is not None:
+        fill_matching(model, base)
     config = FitConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
     fit(model, _crop_loss(footage, rows, precision), config, folder, name="autoencoder")
     # A thousand frames are enough for four means; the normalisation is measured once and kept in the config.

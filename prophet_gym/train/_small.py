@@ -31,7 +31,7 @@ from prophet_gym._arguments import (
 )
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import add_lora, merge_lora, save_lora
-from prophet_gym._io.networks import load_part, save_network
+from prophet_gym._io.networks import fill_matching, load_part, save_network
 from prophet_gym._io.processor import Precision
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._episode import held_out
@@ -71,6 +71,9 @@ class Args(Arguments):
     """Rank of LoRA adapters that fit the transformer of `--base` to the scene of the data, 16 in the paper. The
     tracker is then trained from scratch and the decoder further; camera, suite and look are the data's. 0 trains all
     weights of the transformer, for the scene of `--base`."""
+    init_from: str | None = None
+    """Checkpoint whose autoencoder and transformer to begin with, as far as their shapes fit; all else (cameras, sizes,
+    scene) is that of the data. By default all begins at random."""
     stage: Stage = "all"  # Stage to run, or `all`.
     cameras: Cameras = (FIRST_CAMERA,)
     """Cameras to dream: `agentview`, or `agentview wrist`, which also dreams the robot's state."""
@@ -104,20 +107,28 @@ def main(args: Args) -> None:
         folder = None if args.base is None else Checkpoint.named(args.base).folder
         stages = _chosen_stages(args)
         _begin_run(args, folder, stages)
-        base = None if folder is None else Prophet.from_pretrained(folder)
-        if base is not None and not isinstance(base, SmallProphet):
-            raise ValueError(f"the base must be a checkpoint of the small Prophet, and {folder} holds a full one")
+        base, known = (None if name is None else _load_small(name) for name in (args.base, args.init_from))
         if base is not None and len(args.cameras) > base.views:
             raise ValueError(
                 f"the base {folder} dreams only {FIRST_CAMERA}, got cameras={args.cameras}; leave them away"
             )
-        _Training(args, base, torch.device(resolved_device(args.device))).run(stages)
+        _Training(args, base, known, torch.device(resolved_device(args.device))).run(stages)
+
+
+def _load_small(name: str) -> SmallProphet:
+    """Return a small Prophet by name or folder."""
+    prophet = Prophet.from_pretrained(Checkpoint.named(name).folder)
+    if not isinstance(prophet, SmallProphet):
+        raise ValueError(f"training begins with a checkpoint of the small Prophet, and {name} holds a full one")
+    return prophet
 
 
 def _chosen_stages(args: Args) -> tuple[Stage, ...]:
     """Return the stages to run: the one that is named, or all that a base leaves."""
     if args.base is None and args.lora_rank:
         raise ValueError("adapters are put into a checkpoint: give --base, e.g. bundled, or leave --lora-rank away")
+    if args.base is not None and args.init_from is not None:
+        raise ValueError("a base is trained further as it is: give --base or --init-from, not both")
     # The base's transformer reads the latents of its own.
     if args.base is not None and args.stage == "autoencoder":
         raise ValueError("with a base its autoencoder is kept: leave --base away, or name another stage")
@@ -137,11 +148,12 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
         "data": args.data, "held_out": args.held_out, "max_episodes": args.max_episodes, "episodes": counted(args.data),
     }  # fmt: skip
     views = {} if args.cameras == (FIRST_CAMERA,) else {"cameras": args.cameras}
-    network = {} if base is not None else {"layers": args.layers, "width": args.width, **views}
+    known = {"init_from": args.init_from}
+    network = {} if base is not None else {"layers": args.layers, "width": args.width, **views, **known}
     # Steps and minutes are not among them: a run may resume with more.
     steps = {name: getattr(args, name) for name in ("batch_size", "chunks", "single_until", "warmup", "ema")}
     asked: dict[str, dict[str, Any]] = {
-        "autoencoder": recorded,
+        "autoencoder": {**recorded, **known},
         "decoder": recorded,
         "latents": {**recorded, "base": base},
         "tracker": begins,
@@ -161,7 +173,8 @@ class _Training:
     """Run the stages of training; each reads what the ones before left in the folder."""
 
     args: Args
-    base: SmallProphet | None
+    base: SmallProphet | None  # is trained further
+    known: SmallProphet | None  # only lends weights to begin with
     device: torch.device
 
     def run(self, stages: Sequence[Stage]) -> None:
@@ -176,7 +189,8 @@ class _Training:
 
     def autoencoder(self) -> None:
         steps, wide = self.args.autoencoder_steps, self.args.latent_channels
-        more = {"cameras": self._cameras, "latent_channels": wide}
+        known = None if self.known is None else self.known.autoencoder
+        more = {"cameras": self._cameras, "latent_channels": wide, "base": known}
         train_autoencoder(self._recorded(), self.args.out, steps=steps, **more, **self._computed())
 
     def decoder(self) -> None:
@@ -253,7 +267,10 @@ class _Training:
         args = self.args
         if self.base is None:
             sizes = {"views": len(args.cameras), "latent_channels": args.latent_channels}
-            return small_transformer(args.width, args.layers, action_dim=config.action_dim, **sizes)
+            model = small_transformer(args.width, args.layers, action_dim=config.action_dim, **sizes)
+            if self.known is not None:
+                fill_matching(model, self.known.transformer)
+            return model
         # A copy: the stages that follow read the base as it was.
         transformer = copy.deepcopy(self.base.transformer).requires_grad_(requires_grad=True)
         if args.lora_rank:

@@ -13,8 +13,10 @@ from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._kinematics import turned
 from prophet_gym.envs import read_initial_states
 from prophet_gym.evaluation import evaluate_open_loop
-from prophet_gym.prophet import Prophet, TwoViewConfig, TwoViewProphet, tiny_prophet
-from prophet_gym.prophet._presets import tiny_two_view_prophet
+from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet, TwoViewConfig, TwoViewProphet, tiny_prophet
+from prophet_gym.prophet._autoencoder import FrameAutoencoder
+from prophet_gym.prophet._gripper import GripperTracker
+from prophet_gym.prophet._presets import small_transformer, tiny_two_view_prophet
 from prophet_gym.specs import CAMERAS
 from prophet_gym.train._autoencoder import load_footage
 from prophet_gym.train._dynamics import Dreams, shown
@@ -173,3 +175,23 @@ def test_a_model_of_one_camera_is_not_asked_for_two(both_recorded):
     episodes = [read_episode(episode_path(both_recorded, 0, 0))]
     with pytest.raises(ValueError, match="must be one that the world model dreams: it dreams only agentview"):
         evaluate_open_loop(tiny_prophet(), episodes, (8,), camera="wrist")
+
+
+def test_training_begins_with_the_weights_of_another_model_that_fit(both_recorded, tmp_path, out):
+    one_view = small_transformer(width=96, layers=1)
+    for weight in one_view.parameters():
+        torch.nn.init.constant_(weight, 0.25)
+    parts = FrameAutoencoder(), GripperTracker()
+    known = SmallProphet(one_view, *parts, SmallConfig())
+    known.save_pretrained(tmp_path / "known")
+    begun = recipe(both_recorded, tmp_path / "begun", init_from=str(tmp_path / "known"), steps=1, learning_rate=1e-30)
+    main(begun)
+    transformer = Prophet.from_pretrained(tmp_path / "begun" / "checkpoint").transformer.state_dict()
+    same = {name for name, weight in transformer.items() if (weight == 0.25).all()}
+    assert "transformer_blocks.0.attn1.to_q.weight" in same
+    # Two views have more channels and more numbers of the hand.
+    assert not {"patch_embed.proj.weight", "proj_out.weight"} & same
+    with pytest.raises(ValueError, match="give --base or --init-from, not both"):
+        main(recipe(both_recorded, tmp_path / "no", init_from="bundled", base=str(out / "checkpoint")))
+    with pytest.raises(ValueError, match=r"is of another run .*init_from"):
+        main(replace(begun, init_from=None))
