@@ -107,6 +107,10 @@ class ShowsWrist(Protocol):
         """Return the numbers of `specs.STATE_NAMES` at the newest frame of a state."""
         ...
 
+    def read_state_error(self, state: State) -> Float[Tensor, "b 3"] | None:
+        """Return half-widths that hold 90% of the errors of position, rotation and fingers; None where not known."""
+        ...
+
 
 @runtime_checkable
 class ResumesBoth(Protocol):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prophet_gym._checks import shown
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.tensor_files import MARK
 from prophet_gym.errors import CheckpointError
@@ -64,3 +65,9 @@ def write_header(folder: Path, class_name: str, config: Mapping[str, Any], marks
     """Write `prophet.json` into a folder, which should be one of `atomic_directory`."""
     text = json.dumps({CLASS: class_name, **config, MARK: dict(marks)}, indent=2, allow_nan=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def write_entries(folder: Path, **entries: Any) -> None:
+    """Set entries of a checkpoint's config in place; its networks and their marks stay as they are."""
+    values = read_json(folder / CONFIG, CheckpointError)
+    atomic_write(folder / CONFIG, json.dumps({**values, **entries}, indent=2, allow_nan=False) + "\n")

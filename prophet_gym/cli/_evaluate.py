@@ -28,20 +28,36 @@ class Args(BatchOptions, HeldOutOptions):
     look: Literal["light", "light-v2", "official"] | None = None
     """Look of the simulator while it records; the checkpoint's own by default."""
     camera: Camera = FIRST_CAMERA  # Camera whose frames are scored.
+    save_state_errors: bool = False
+    """Write how far the dreamt robot's state is off, by the dream's age, into the checkpoint, which then states it
+    beside the state (`info["state_error"]`); frames are not scored. Choose episodes that no result is reported on."""
     json: OutFile | None = None
     """Also write the results to this file."""
 
 
 def main(args: Args) -> None:
+    from prophet_gym._io.header import write_entries
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
     from prophet_gym.evaluation._open_loop import require_dreams
     from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json
+    from prophet_gym.evaluation._state import half_widths, state_errors, state_table, summarise_state
+    from prophet_gym.world_model import ShowsWrist
 
     checkpoint, device = Checkpoint.named(args.world_model), resolved_device(args.device)
     world_model = checkpoint.world_model(device)
     require_dreams(world_model, args.camera)  # before anything is recorded
     episodes, recorded = args.read(checkpoint, args.look)
+    state = {}
+    if args.save_state_errors or isinstance(world_model, ShowsWrist):
+        chunks = max(args.horizons) // world_model.chunk
+        errors = state_errors(world_model, episodes, chunks, rows=args.batch_size, seed=args.seed)
+        if args.save_state_errors:
+            widths = half_widths(errors)
+            write_entries(checkpoint.folder, state_errors=widths)
+            print(f"{checkpoint.folder} states errors for {len(widths)} chunks, those of {len(episodes)} episodes")
+            return
+        state = summarise_state(errors, world_model.chunk, args.horizons)
     # An object reader knows the scene that it was trained in, which is the checkpoint's.
     object_reader = checkpoint.object_reader() if checkpoint.config.get("suite") == recorded["suite"] else None
     began = time.perf_counter()
@@ -71,12 +87,15 @@ def main(args: Args) -> None:
         "seconds": round(time.perf_counter() - began, 1),
         "machine": machine(),
         "horizons": summarise(scores, len(episodes)),
+        **({"state": state} if state else {}),
     }
     print(
         f"{report['checkpoint']}: {report['episodes']} episodes of {report['suite']} from {report['starts']} starts, "
         f"look {report['look']}, tasks {', '.join(map(str, report['tasks']))}; mean [95% interval]\n"
     )
     print(evaluation_tables(report["horizons"]))
+    if state:
+        print(f"\n{state_table(state)}")
     write_json(args.json, report)
 
 

@@ -65,6 +65,7 @@ class ShortenedChunk:
             self.read_gripper = world_model.read_gripper
         if isinstance(world_model, ShowsWrist):
             self.read_wrist, self.read_robot_state = world_model.read_wrist, world_model.read_robot_state
+            self.read_state_error = world_model.read_state_error
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
         """Encode frames as the world model does."""

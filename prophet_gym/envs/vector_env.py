@@ -267,6 +267,14 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         own = self.world_model.read_robot_state(state).float()
         return {CAMERAS[WRIST_CAMERA]: self.world_model.read_wrist(state), "state": own}
 
+    def _read_state_errors(self, rows: Sequence[int]) -> np.ndarray | None:
+        if len(self.cameras) == 1:
+            return None
+        assert self._state is not None
+        assert isinstance(self.world_model, ShowsWrist)
+        errors = self.world_model.read_state_error(select_batch(self._state, list(rows)))
+        return None if errors is None else errors.float().cpu().numpy()
+
     def _read_gripper(self, rows: Sequence[int]) -> torch.Tensor:
         assert self._state is not None
         assert isinstance(self.world_model, TracksGripper)
@@ -293,6 +301,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
                 self._rows[row].image = self._rows[row].kept[self._rows[row].frames - 1]
         rewards = self._score(live)
         uncertainties = [None] * len(live) if unsure is None else unsure.tolist()
+        state_errors = self._read_state_errors(live)
         outcomes = {}
         for place, (row, uncertainty) in enumerate(zip(live, uncertainties, strict=True)):
             self._rows[row].forget()
@@ -307,6 +316,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             truncated = self._at_horizon(row)
             if self._every_frame and frames is not None:
                 info["frames"] = frames[place]
+            if state_errors is not None:
+                info["state_error"] = state_errors[place]
             if uncertainty is not None:
                 info["uncertainty"] = uncertainty
                 # NaN is no certainty: it is not within the limit either.

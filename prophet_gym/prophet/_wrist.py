@@ -10,16 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional as F
 
 from prophet_gym._checks import require_none
-from prophet_gym.embodiments._kinematics import axis_angle, turned
+from prophet_gym.embodiments._kinematics import axis_angle, turn_between, turned
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, stack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, discs_of, follow_chunk, given_and_history
 from prophet_gym.prophet._small import SmallConfig, SmallProphet
-from prophet_gym.specs import CAMERAS, WRIST_CAMERA, InitialState
+from prophet_gym.specs import CAMERAS, STATE_NAMES, WRIST_CAMERA, InitialState
 from prophet_gym.world_model import State
 
 HAND_DIM = 8  # the gripper's four numbers, the hand's rotation vector from rest, the middle between the finger joints
@@ -41,6 +42,9 @@ class TwoViewConfig(SmallConfig):
     opening: float = 0.08  # metres between the finger joints of an open gripper
     # How much of each latent cell stays where it is when the hand moves: the fingers. Rows of cells, 0..1.
     steady: tuple[tuple[float, ...], ...] = ()
+    # Half-widths that hold 90% of a dream's errors of position (metres), rotation (radians) and finger joints (metres),
+    # for each age in chunks from 1; none if not measured. See `prophet evaluate --save-state-errors`.
+    state_errors: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +63,9 @@ class TwoViewConfig(SmallConfig):
                         [*map(len, self.steady)] != [cells[1]] * cells[0]
                         or not all(0 <= number <= 1 for row in self.steady for number in row)
                     )
+                ),
+                f"state_errors must be rows of three numbers above 0, got {self.state_errors}": any(
+                    len(row) != 3 or not min(row) > 0 for row in self.state_errors
                 ),
                 f"plane must be within 10 metres, got {self.plane}": not abs(self.plane) <= 10,
                 f"opening must be above 0 and at most 10 metres, got {self.opening}": not 0 < self.opening <= 10,
@@ -144,10 +151,12 @@ class TwoViewProphet(SmallProphet):
 
     @torch.no_grad()
     def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
-        """Begin dreams, with what the camera at the hand sees where the initial states have it as `wrist_image`.
+        """Begin dreams, with `wrist_image` and the robot's `state` of the initial states that have them.
+
+        Where the state is not known, the tracker estimates it from the first frame.
 
         Raises:
-            InvalidStartError: An initial state's `wrist_image` is not as large as its frames.
+            InvalidStartError: An initial state's `wrist_image` is not as large as its frames, or its `state` is wrong.
         """
         seen = [start.extra.get(_WRIST_IMAGE) for start in starts]
         for image, start in zip(seen, starts, strict=True):
@@ -159,7 +168,19 @@ class TwoViewProphet(SmallProphet):
         black = torch.zeros((*self.frame_size, 3), dtype=torch.uint8)
         wrist = torch.stack([black if image is None else torch.from_numpy(image[0]) for image in seen])
         known = torch.tensor([image is not None for image in seen])
-        return self._begin_both(self._checked_frames(frames), wrist[:, None], known)
+        begun = self._begin_both(self._checked_frames(frames), wrist[:, None], known)
+        told = [(row, start.extra["state"]) for row, start in enumerate(starts) if "state" in start.extra]
+        for row, own in told:
+            if own.shape != (len(STATE_NAMES),) or not np.isfinite(own).all():
+                raise InvalidStartError(
+                    f"state in the extra of an initial state must be {len(STATE_NAMES)} finite numbers, got {own} "
+                    f"(task {starts[row].task}, index {starts[row].index}); leave it out where it is not known"
+                )
+        if told:
+            rows, states = zip(*told, strict=True)
+            hand = hand_of(np.stack(states), np.array(self.config.hand_rest), self.config.opening)
+            begun["gripper"][list(rows)] = torch.from_numpy(hand).to(begun["gripper"])[:, None]
+        return begun
 
     @torch.no_grad()
     def resume_both(
@@ -206,6 +227,17 @@ class TwoViewProphet(SmallProphet):
         half = openness * self.config.opening / 2
         return torch.cat([position, axis, middle + half, middle - half], dim=1)
 
+    def read_state_error(self, state: State) -> Float[Tensor, "b 3"] | None:
+        """Return half-widths that hold 90% of the errors of position, rotation and finger joints at a dream's age.
+
+        Metres, radians (the angle of the turn between) and metres; they are those of held-out episodes, None where
+        nobody measured them. Older dreams than were measured have those of the oldest.
+        """
+        if not self.config.state_errors:
+            return None
+        known = torch.tensor(self.config.state_errors, device=state["age"].device)
+        return known[(state["age"] - 1).clamp(0, len(known) - 1)]
+
     def see_gripper(self, frames: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3"]:
         """Return the gripper's position (metres, world frame) as estimated from each frame of the fixed camera."""
         front = self._checked_frames(frames[:, None])
@@ -228,7 +260,18 @@ class TwoViewProphet(SmallProphet):
         height = latents.shape[-2] // 2
         # What is not known is the mean of what there is, as in training.
         latents[..., height:, :] *= known[:, None, None, None, None]
-        return {**self._carried(frames, latents, past_actions), "initial": latents[:, 0].clone(), "wrist_known": known}
+        return {
+            **self._carried(frames, latents, past_actions),
+            "initial": latents[:, 0].clone(),
+            "wrist_known": known,
+            "age": torch.zeros(len(frames), dtype=torch.long, device=frames.device),
+        }
+
+    def _advance(
+        self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]
+    ) -> tuple[State, Float[Tensor, "b k c h w"]]:
+        following, latents = super()._advance(state, actions, generators)
+        return {**following, "age": state["age"] + 1}, latents
 
     def _encoded(
         self, frames: UInt8[Tensor, "b t h w 3"], wrist: UInt8[Tensor, "b s h w 3"] | None
@@ -247,6 +290,13 @@ class TwoViewProphet(SmallProphet):
 
     def _front(self, latents: Float[Tensor, "*b rows columns"]) -> Float[Tensor, "*b half columns"]:
         return latents[..., : latents.shape[-2] // 2, :]
+
+
+def hand_of(state: Float[np.ndarray, "b 8"], rest: Float[np.ndarray, " 4"], opening: float) -> Float[np.ndarray, "b 8"]:
+    """Return the hand's numbers of robot states: what `TwoViewProphet.read_robot_state` undoes."""
+    turn = turn_between(rest, Rotation.from_rotvec(state[:, 3:6]).as_quat())
+    left, right = state[:, 6:7], state[:, 7:8]
+    return np.concatenate([state[:, :3], (left - right) / opening, turn, (left + right) / 2], axis=1)
 
 
 def plane_grid(

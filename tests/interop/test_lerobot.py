@@ -188,6 +188,9 @@ class TwoCameras(CountingWorldModel):
     def read_robot_state(self, state):
         return torch.arange(8.0).expand(len(state["start"]), 8)
 
+    def read_state_error(self, state):
+        return None
+
 
 def test_two_cameras_are_shown_as_in_the_published_sets():
     """Mirrored, by LeRobot's names, and with the state of eight numbers, also where an episode ends."""

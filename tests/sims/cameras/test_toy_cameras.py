@@ -44,6 +44,9 @@ class SeesTheHand(CountingWorldModel):
     def read_robot_state(self, state):
         return torch.nn.functional.pad(state["raised"][:, :1].double() / 100, (0, 7))
 
+    def read_state_error(self, state):
+        return None
+
 
 @pytest.fixture
 def pushing(monkeypatch):
