@@ -157,37 +157,38 @@ class ChunkInputs(Conditions):
     source: Float[Tensor, "b c generated h w"] | None = None
 
 
-def chunk_inputs(
-    tracker: GripperTracker,
-    past: Float[Tensor, "b n c h w"],
-    gripper: Float[Tensor, "b 4 g"],
-    past_actions: Float[Tensor, "b k a"],
-    actions: Float[Tensor, "b k a"],
-    camera: Float[Tensor, "3 4"],
-) -> ChunkInputs:
-    """Assemble the inputs of one chunk from what a dream carries.
+@dataclass(frozen=True)
+class ChunkStart:
+    """Hold what a dream carries into a chunk, and the actions of that chunk.
 
-    The last four of the past, with the gripper there, are the given slot; `past_actions` led to its last `k` frames.
+    `gripper` is that of the last four frames of `past`, `past_actions` led to the last `k` of them. `first` is the
+    frame that the dream began at, and `first_gripper` where the gripper was there.
     """
-    path, numbers = follow_chunk(tracker, past, gripper, past_actions, actions, camera)
-    drawn = stack_frames(discs_of(path, camera, (past.shape[-2], past.shape[-1])))
+
+    past: Float[Tensor, "b n c h w"]
+    gripper: Float[Tensor, "b 4 g"]
+    past_actions: Float[Tensor, "b k a"]
+    actions: Float[Tensor, "b k a"]
+    first: Float[Tensor, "b c h w"]
+    first_gripper: Float[Tensor, "b g"]
+
+
+def chunk_inputs(tracker: GripperTracker, start: ChunkStart, camera: Float[Tensor, "3 4"]) -> ChunkInputs:
+    """Assemble the inputs of one chunk; the last four frames of the past, with the gripper there, are the given slot."""
+    path, numbers = follow_chunk(tracker, start, camera)
+    drawn = stack_frames(discs_of(path, camera, (start.past.shape[-2], start.past.shape[-1])))
     ahead = path[:, FRAMES_PER_LATENT:]
-    return ChunkInputs(**given_and_history(past), actions=numbers, action_frames=drawn, path=ahead)
+    return ChunkInputs(**given_and_history(start.past), actions=numbers, action_frames=drawn, path=ahead)
 
 
 def follow_chunk(
-    tracker: GripperTracker,
-    past: Float[Tensor, "b n c h w"],
-    gripper: Float[Tensor, "b 4 g"],
-    past_actions: Float[Tensor, "b k a"],
-    actions: Float[Tensor, "b k a"],
-    camera: Float[Tensor, "3 4"],
+    tracker: GripperTracker, start: ChunkStart, camera: Float[Tensor, "3 4"]
 ) -> tuple[Float[Tensor, "b f g"], Float[Tensor, "b f _"]]:
     """Return the gripper in the given slot and after each action, and beside it, normalised, the actions themselves."""
-    ahead = tracker.follow(gripper[:, -1], past_actions, actions, past[:, -1], camera)
-    path = torch.cat([gripper, ahead], dim=1)
+    ahead = tracker.follow(start.gripper[:, -1], start.past_actions, start.actions, start.past[:, -1], camera)
+    path = torch.cat([start.gripper, ahead], dim=1)
     mean, std = tracker.scale(path)
-    numbers = torch.cat([past_actions[:, -FRAMES_PER_LATENT:], actions], dim=1)
+    numbers = torch.cat([start.past_actions[:, -FRAMES_PER_LATENT:], start.actions], dim=1)
     return path, torch.cat([numbers, (path - mean) / std], dim=-1)
 
 

@@ -23,7 +23,14 @@ from prophet_gym.prophet._autoencoder import (
 )
 from prophet_gym.prophet._base import Prophet
 from prophet_gym.prophet._flow import sample_euler
-from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, chunk_inputs, flow_source
+from prophet_gym.prophet._gripper import (
+    GRIPPER_DIM,
+    ChunkInputs,
+    ChunkStart,
+    GripperTracker,
+    chunk_inputs,
+    flow_source,
+)
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel, beyond_table, predict_clean
 from prophet_gym.world_model import Chunk, State
 
@@ -86,18 +93,9 @@ class SmallConfig:
             }
         )
 
-    def inputs(
-        self,
-        tracker: GripperTracker,
-        past: Float[Tensor, "b n c h w"],
-        gripper: Float[Tensor, "b 4 g"],
-        past_actions: Float[Tensor, "b k a"],
-        actions: Float[Tensor, "b k a"],
-        initial: Float[Tensor, "b c h w"],
-    ) -> ChunkInputs:
-        """Return the inputs of one chunk, see `chunk_inputs`; only models of two cameras read the initial frame."""
-        del initial
-        return chunk_inputs(tracker, past, gripper, past_actions, actions, torch.tensor(self.camera))
+    def inputs(self, tracker: GripperTracker, start: ChunkStart) -> ChunkInputs:
+        """Return the inputs of one chunk, see `chunk_inputs`; only models of two cameras read the first frame."""
+        return chunk_inputs(tracker, start, torch.tensor(self.camera))
 
     def loss_weight(
         self,
@@ -265,10 +263,10 @@ class SmallProphet(Prophet):
         self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]
     ) -> tuple[State, Float[Tensor, "b k c h w"]]:
         """Return the state after a chunk, and the latents of its frames."""
-        past = state["latents"]
+        past, gripper = state["latents"], state["gripper"]
         actions = actions.to(past)
-        initial = state.get("initial", past[:, 0])
-        inputs = self.config.inputs(self.tracker, past, state["gripper"], state["commands"], actions, initial)
+        first = state.get("initial", past[:, 0]), state.get("initial_gripper", gripper[:, 0])
+        inputs = self.config.inputs(self.tracker, ChunkStart(past, gripper, state["commands"], actions, *first))
         latents = self._sample(inputs, generators)
         newest = slice(-FRAMES_PER_LATENT, None)
         latents = self._known(state, latents)

@@ -6,6 +6,7 @@ it would look from there if all that is seen were a plane, which leaves objects 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,14 @@ from prophet_gym._checks import require_none
 from prophet_gym.embodiments._kinematics import axis_angle, turn_between, turned
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, stack_frames
-from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, discs_of, follow_chunk, given_and_history
+from prophet_gym.prophet._gripper import (
+    ChunkInputs,
+    ChunkStart,
+    GripperTracker,
+    discs_of,
+    follow_chunk,
+    given_and_history,
+)
 from prophet_gym.prophet._small import SmallConfig, SmallProphet
 from prophet_gym.specs import CAMERAS, STATE_NAMES, WRIST_CAMERA, InitialState
 from prophet_gym.world_model import State
@@ -72,29 +80,25 @@ class TwoViewConfig(SmallConfig):
             }
         )
 
-    def inputs(
-        self,
-        tracker: GripperTracker,
-        past: Float[Tensor, "b n c h w"],
-        gripper: Float[Tensor, "b 4 g"],
-        past_actions: Float[Tensor, "b k a"],
-        actions: Float[Tensor, "b k a"],
-        initial: Float[Tensor, "b c h w"],
-    ) -> ChunkInputs:
-        """Return the inputs of one chunk: those of one camera, the initial frame, and how the second view moves.
+    def inputs(self, tracker: GripperTracker, start: ChunkStart) -> ChunkInputs:
+        """Return the inputs of one chunk: those of one camera, the first frame, and how the second view moves.
 
         Beside the discs of the first view the second has, for each frame, how far every cell of the last one has moved
-        (across and down, in eighths of the image) and the openness of the gripper.
+        (across and down, in eighths of the image) and the openness of the gripper. Of the first frame, every slot reads
+        the first view as it was and the second as it would look from where the hand is at the slot's end.
         """
-        camera, rows = torch.tensor(self.camera), past.shape[-2] // 2
-        path, numbers = follow_chunk(tracker, past, gripper, past_actions, actions, camera)
-        discs = discs_of(path, camera, (rows, past.shape[-1]))
-        now, rest = FRAMES_PER_LATENT - 1, torch.tensor(self.hand_rest)
-        grid = plane_grid(torch.tensor(self.wrist), self.plane, rest, path, now, past.shape)
+        past, camera = start.past, torch.tensor(self.camera)
+        path, numbers = follow_chunk(tracker, start, camera)
+        discs = discs_of(path, camera, (past.shape[-2] // 2, past.shape[-1]))
+        now, ends = FRAMES_PER_LATENT - 1, slice(FRAMES_PER_LATENT - 1, None, FRAMES_PER_LATENT)
+        view = partial(plane_grid, torch.tensor(self.wrist), self.plane, torch.tensor(self.hand_rest))
+        grid = view(path, now, past.shape)
+        since = view(torch.cat([start.first_gripper[:, None], path[:, ends]], dim=1), 0, past.shape)[:, 1:]
         moved = 4 * (grid - plane_grid_at_rest(past)).permute(0, 1, 4, 2, 3)
         sign = (2 * path[..., 3] - 1)[..., None, None, None].expand(-1, -1, 1, *moved.shape[-2:])
         drawn = stack_frames(torch.cat([discs, torch.cat([moved, sign], dim=2)], dim=-2))
-        shown = initial[:, :, None].expand(-1, -1, drawn.shape[2], -1, -1)
+        # What lay outside the first image is not guessed at: it is the mean of what there is.
+        shown = self.start(start.first, since, padding="zeros").transpose(1, 2)
         return ChunkInputs(
             **given_and_history(past),
             actions=numbers,
@@ -121,12 +125,17 @@ class TwoViewConfig(SmallConfig):
         held = known[:, None, None, None, None] * (1 + _HELD_COUNTS * held).expand_as(wrist)
         return torch.cat([moved, held], dim=-2).expand_as(target)
 
-    def start(self, last: Float[Tensor, "b c h w"], grid: Float[Tensor, "b k y w 2"]) -> Float[Tensor, "b k c h w"]:
-        """Return where the flow of each frame starts: the last one, its second view moved but for what is steady."""
+    def start(
+        self, last: Float[Tensor, "b c h w"], grid: Float[Tensor, "b k y w 2"], padding: str = "border"
+    ) -> Float[Tensor, "b k c h w"]:
+        """Return a frame as it would be from other places of the hand: its second view moved but for what is steady.
+
+        `padding` is that of `grid_sample`, for what lies outside the frame.
+        """
         height, frames = last.shape[-2] // 2, grid.shape[1]
         front, wrist = last[:, None].expand(-1, frames, -1, -1, -1).split(height, dim=-2)
         warped = F.grid_sample(
-            wrist.flatten(0, 1), grid.flatten(0, 1), padding_mode="border", align_corners=False
+            wrist.flatten(0, 1), grid.flatten(0, 1), padding_mode=padding, align_corners=False
         ).unflatten(0, (-1, frames))
         if self.steady:
             steady = torch.tensor(self.steady).to(warped)
@@ -179,7 +188,10 @@ class TwoViewProphet(SmallProphet):
         if told:
             rows, states = zip(*told, strict=True)
             hand = hand_of(np.stack(states), np.array(self.config.hand_rest), self.config.opening)
-            begun["gripper"][list(rows)] = torch.from_numpy(hand).to(begun["gripper"])[:, None]
+            hand = torch.from_numpy(hand).to(begun["gripper"])
+            begun["gripper"][list(rows)] = hand[:, None]
+            if frames.shape[1] == 1:  # else the first frame is an earlier one
+                begun["initial_gripper"][list(rows)] = hand
         return begun
 
     @torch.no_grad()
@@ -260,9 +272,11 @@ class TwoViewProphet(SmallProphet):
         height = latents.shape[-2] // 2
         # What is not known is the mean of what there is, as in training.
         latents[..., height:, :] *= known[:, None, None, None, None]
+        carried = self._carried(frames, latents, past_actions)
         return {
-            **self._carried(frames, latents, past_actions),
+            **carried,
             "initial": latents[:, 0].clone(),
+            "initial_gripper": self.tracker.read(latents[:, 0]),
             "wrist_known": known,
             "age": torch.zeros(len(frames), dtype=torch.long, device=frames.device),
         }

@@ -18,7 +18,7 @@ from prophet_gym.data._windows import Windows
 from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet._flow import flow_loss
-from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, tracker_loss
+from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, ChunkStart, GripperTracker, tracker_loss
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.train._fit import FitConfig, Loss, fit
 
@@ -26,8 +26,9 @@ _WINDOW = 7  # samples across and down that a new tracker sees around the grippe
 _SHAKE = (0.005, 0.005, 0.005, 0.02, 0.02, 0.02, 0.02, 0.001)
 """Standard deviation of the error that a tracker's start is given, metres, openness, radians and metres: about that of
 its reader."""
-_UNSEEN, _FROM_HERE = 0.1, 0.3
-"""Begin this fraction of dreams of two cameras without the second, and this one from a window's own first frame."""
+_UNSEEN, _FROM_HERE, _TOLD = 0.1, 0.3, 0.5
+"""Begin these fractions of dreams of two cameras: without the second, at a window's own first frame, and where the hand
+is known."""
 _LATENT_NOISE = 0.1
 
 
@@ -49,7 +50,7 @@ class Dreams:
 
     `current` is the index among all frames where each dream is, between its episode's `first` and `last`; `age` counts
     the chunks that it has dreamt. `past` are latents of its newest frames, `gripper` is that in the last four of them,
-    `initial` the frame that the dream began at, and `known` whether it has a second camera, where the model has.
+    `initial` the frame that the dream began at, `initial_gripper` that there, and `known` whether it has a second camera, where the model has.
     """
 
     current: Int64[np.ndarray, " b"]
@@ -59,6 +60,7 @@ class Dreams:
     past: Float[Tensor, "b n c h w"]
     gripper: Float[Tensor, "b 4 g"]
     initial: Float[Tensor, "b c h w"]
+    initial_gripper: Float[Tensor, "b g"]
     known: Bool[Tensor, " b"]
 
     @classmethod
@@ -70,16 +72,23 @@ class Dreams:
         current, episode = data.places(rows, chunk, generator)
         first, last = data.starts[episode], data.starts[episode + 1] - 1
         past = data.window(current, first, past=past_frames, chunk=chunk, ahead=0).past.to(tracker.device)
-        initial, known = torch.from_numpy(data.latents[first].astype(np.float32)).to(past), torch.ones(rows) > 0
+        began, known, told = first, torch.ones(rows) > 0, torch.zeros(rows) > 0
         if tracker.config["views"] > 1:
-            here, known = (torch.rand(2, rows, generator=generator) > torch.tensor([[1 - _FROM_HERE], [_UNSEEN]])).to(
-                past.device
-            )
-            initial = torch.where(here[:, None, None, None], past[:, 0], initial)
-            past, initial = shown(past, known), shown(initial, known)
+            chances = torch.tensor([[_FROM_HERE], [1 - _UNSEEN], [_TOLD]])
+            here, known, told = torch.rand(3, rows, generator=generator) < chances
+            # As `past` repeats an episode's first frame, its own first may be that.
+            began = np.where(here.numpy(), np.maximum(current - past_frames + 1, first), first)
+        initial = torch.from_numpy(data.latents[began].astype(np.float32)).to(past)
+        past, initial, known = shown(past, known), shown(initial, known), known.to(past.device)
         with torch.no_grad():
             gripper = tracker.read_frames(past[:, -FRAMES_PER_LATENT:])
-        return cls(current, first, last, np.zeros(rows, np.int64), past, gripper, initial, known.to(past.device))
+        # An initial state may say where the hand is.
+        newest = np.maximum(current[:, None] - np.arange(FRAMES_PER_LATENT)[::-1], first[:, None])
+        true = torch.from_numpy(data.gripper[newest]).to(past)
+        gripper = torch.where(told.to(past.device)[:, None, None], true, gripper)
+        initial_gripper = torch.from_numpy(data.gripper[began]).to(past)
+        age = np.zeros(rows, np.int64)
+        return cls(current, first, last, age, past, gripper, initial, initial_gripper, known)
 
     def windows(self, data: LatentEpisodes, chunk: int) -> Windows:
         """Return the next chunk's actions and what really came of them, behind the dream's own past."""
@@ -156,7 +165,8 @@ def inputs_of(dreams: Dreams, windows: Windows, tracker: GripperTracker, config:
     """Return what the transformer reads to dream the next chunk."""
     with torch.no_grad():
         told = windows.past_actions, windows.actions
-        return config.inputs(tracker, dreams.past, dreams.gripper, *told, dreams.initial)
+        start = ChunkStart(dreams.past, dreams.gripper, *told, dreams.initial, dreams.initial_gripper)
+        return config.inputs(tracker, start)
 
 
 def train_tracker(

@@ -9,7 +9,7 @@ from prophet_gym.prophet import small_transformer
 from prophet_gym.prophet._action_frames import draw_discs, project
 from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._flow import flow_loss, flow_times, interpolate, sample_sigmas, velocity_loss
-from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, flow_source
+from prophet_gym.prophet._gripper import ChunkInputs, ChunkStart, GripperTracker, chunk_inputs, flow_source
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 
@@ -46,7 +46,9 @@ def test_an_untrained_small_model_predicts_the_source_and_its_loss_is_the_change
     model = small_transformer(width=24, layers=1, head=12)
     past, target = torch.randn(2, 20, 4, 8, 8), torch.randn(2, 8, 4, 8, 8)
     tracker = GripperTracker(latent_size=(8, 8), hidden=8)
-    inputs = chunk_inputs(tracker, past, torch.zeros(2, 4, 4), torch.zeros(2, 8, 7), torch.zeros(2, 8, 7), CAMERA)
+    still = torch.zeros(2, 8, 7)
+    start = ChunkStart(past, torch.zeros(2, 4, 4), still, still, past[:, 0], torch.zeros(2, 4))
+    inputs = chunk_inputs(tracker, start, CAMERA)
     noise = torch.zeros(2, 16, 2, 8, 8)
     loss, predicted = flow_loss(model, inputs, target, torch.ones(2), noise, 0.1)
     torch.testing.assert_close(loss, (target - past[:, -1:]).square().mean())
@@ -86,9 +88,11 @@ def test_a_tiny_model_learns_to_obey():
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
     def loss_of(clips, actions):
-        inputs = chunk_inputs(
-            tracker, clips.past, clips.gripper[:, :1].expand(-1, 4, -1), clips.past_actions, actions, CAMERA
+        now = clips.gripper[:, 0]
+        start = ChunkStart(
+            clips.past, now[:, None].expand(-1, 4, -1), clips.past_actions, actions, clips.past[:, 0], now
         )
+        inputs = chunk_inputs(tracker, start, CAMERA)
         noise = torch.zeros(len(actions), 16, 2, 8, 8)
         return flow_loss(model, inputs, clips.future, torch.ones(len(actions)), noise, 0.0)[0]
 

@@ -12,6 +12,7 @@ from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._kinematics import axis_angle, turn_between, turned
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.prophet import Prophet, TwoViewConfig, TwoViewProphet
+from prophet_gym.prophet._gripper import ChunkStart
 from prophet_gym.prophet._presets import tiny_two_view_prophet
 from prophet_gym.prophet._wrist import plane_grid, plane_grid_at_rest, rotation_of
 from prophet_gym.specs import InitialState
@@ -175,3 +176,23 @@ def test_a_wrong_setting_is_named(changes, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         TwoViewConfig(**changes)
     assert message in str(caught.value)
+
+
+def test_the_first_image_of_the_hand_is_shown_where_the_hand_now_sees_it():
+    """A floor seen from two places: what both images share lies in the same cells, the rest is left empty."""
+    model = tiny_two_view_prophet()
+    config = replace(model.config, wrist=tuple(map(tuple, WRIST.tolist())), plane=0.0)
+    gripper = hands(*[(0.0,) * 6] * 4)
+    first = torch.randn(1, 6, 16, 8)
+    away = gripper[:, 0].clone()
+    away[:, 0] += 1.0  # a metre away: no floor in common
+    past, still = torch.zeros(1, 20, 6, 16, 8), torch.zeros(1, 8, 7)
+
+    def shown(first_gripper):
+        start = ChunkStart(past, gripper, still, still, first, first_gripper)
+        return config.inputs(model.tracker, start).action_frames[:, -6:, 0]
+
+    same = shown(gripper[:, 0])
+    torch.testing.assert_close(same, first, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(shown(away)[..., :8, :], first[..., :8, :])
+    assert (shown(away)[..., 8:, :] == 0).all()

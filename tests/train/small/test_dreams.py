@@ -136,5 +136,7 @@ def test_a_training_state_of_another_version_is_named(data, tracker):
     carried.load_state_dict(state)
     assert torch.equal(carried.dreams.known, torch.tensor([True, True]))
     del state["initial"], state["known"]
-    with pytest.raises(ValueError, match="must hold age, current, first, gripper, initial, known, last, past of its"):
+    with pytest.raises(
+        ValueError, match="must hold age, current, first, gripper, initial, initial_gripper, known, last, past of its"
+    ):
         carried.load_state_dict(state)
