@@ -174,7 +174,7 @@ class ChunkStart:
 
 
 def chunk_inputs(tracker: GripperTracker, start: ChunkStart, camera: Float[Tensor, "3 4"]) -> ChunkInputs:
-    """Assemble the inputs of one chunk; the last four frames of the past, with the gripper there, are the given slot."""
+    """Assemble the inputs of one chunk; the last four frames of the past, with their gripper, are the given slot."""
     path, numbers = follow_chunk(tracker, start, camera)
     drawn = stack_frames(discs_of(path, camera, (start.past.shape[-2], start.past.shape[-1])))
     ahead = path[:, FRAMES_PER_LATENT:]

@@ -50,7 +50,8 @@ class Dreams:
 
     `current` is the index among all frames where each dream is, between its episode's `first` and `last`; `age` counts
     the chunks that it has dreamt. `past` are latents of its newest frames, `gripper` is that in the last four of them,
-    `initial` the frame that the dream began at, `initial_gripper` that there, and `known` whether it has a second camera, where the model has.
+    `initial` the frame that the dream began at, `initial_gripper` that there, and `known` whether it has a second
+    camera, where the model has.
     """
 
     current: Int64[np.ndarray, " b"]
