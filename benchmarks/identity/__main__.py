@@ -36,8 +36,8 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data import Episode, held_out, list_episodes, read_episode
 from prophet_gym.data._recording import begin_recording, name_of
 from prophet_gym.estimates import bootstrap
+from prophet_gym.evaluation._dreams import begin_episodes, dream
 from prophet_gym.evaluation._official import record_official
-from prophet_gym.evaluation._open_loop import dream
 from prophet_gym.evaluation._report import as_json
 
 NEAR = 0.05
@@ -113,10 +113,10 @@ def dreams(
         for row, (each, other) in enumerate(batch):
             told = other.episode.actions[: each.moments[-1]]
             actions[row, : len(told)] = told
-        starts = np.stack([each.episode.frames(0, 1) for each, _ in batch])
+        state = begin_episodes(world_model, [each.episode for each, _ in batch])
         # One seed an episode, whatever the batch around it, and the same under both actions.
         seeds = [args.seed + crc32(each.name.encode()) for each, _ in batch]
-        found = dream(world_model, world_model.encode(torch.from_numpy(starts)), actions, seeds)
+        found = dream(world_model, state, actions, seeds)
         if found.gripper is None:
             raise ValueError(f"{args.checkpoint} must track its gripper, and does not: take one that TracksGripper")
         for row, (each, _) in enumerate(batch):

@@ -24,7 +24,7 @@ from benchmarks.speed.harness import recorded
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data import Episode, list_episodes, read_episode
 from prophet_gym.estimates import wilson
-from prophet_gym.evaluation._open_loop import dream
+from prophet_gym.evaluation._dreams import dream
 from prophet_gym.rewards import SuccessHead
 from prophet_gym.world_model import Footage, WorldModel
 

@@ -21,7 +21,7 @@ from benchmarks.speed.engines import inputs_of
 from benchmarks.speed.harness import recorded
 from prophet_gym._io import engine
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.evaluation._open_loop import dream
+from prophet_gym.evaluation._dreams import dream
 from prophet_gym.prophet._transformer import predict_velocity
 
 

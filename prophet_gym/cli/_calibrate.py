@@ -30,7 +30,7 @@ def main(args: Args) -> None:
 
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
-    from prophet_gym.evaluation._open_loop import dreamt_frames, labelled
+    from prophet_gym.evaluation._dreams import dreamt_frames, labelled
     from prophet_gym.evaluation._report import machine, table, write_json
 
     if args.reward == "None":

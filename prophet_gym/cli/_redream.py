@@ -29,7 +29,7 @@ def main(args: Args) -> None:
 
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data._recording import begin_recording, list_episodes, read_episode, read_meta, write_episode
-    from prophet_gym.evaluation._open_loop import dreamt_frames
+    from prophet_gym.evaluation._dreams import dreamt_frames
     from prophet_gym.specs import FIRST_CAMERA
 
     world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))

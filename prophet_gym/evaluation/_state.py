@@ -12,9 +12,9 @@ from torch import Tensor
 
 from prophet_gym.data._episode import Episode
 from prophet_gym.estimates import RESAMPLES, Estimate, bootstrap
+from prophet_gym.evaluation._dreams import begin_episodes
 from prophet_gym.evaluation._report import as_json, interval, table
-from prophet_gym.specs import CAMERAS, WRIST_CAMERA, InitialState
-from prophet_gym.world_model import DecodesOnDemand, ShowsWrist, encode_initial_states
+from prophet_gym.world_model import DecodesOnDemand, ShowsWrist
 
 PARTS = {"position": ("mm", 1000.0), "rotation": ("degrees", 180 / np.pi), "fingers": ("mm", 1000.0)}
 """Parts of the state -> the unit that tables have, and how many of it are one metre or radian."""
@@ -79,8 +79,7 @@ def _dreamt(
 ) -> Iterator[tuple[Float[np.ndarray, "b 3"], Float[Tensor, "b 3"] | None]]:
     """Yield errors and stated half-widths after every chunk of some dreams, the longest first."""
     chunk, longest = world_model.chunk, counts[0]
-    starts = [_first_state(episode) for episode in episodes]
-    state = encode_initial_states(world_model, torch.from_numpy(np.stack([s.frames for s in starts])), starts)
+    state = begin_episodes(world_model, episodes)
     actions = np.zeros((len(episodes), longest * chunk, episodes[0].actions.shape[1]), np.float32)
     true = np.zeros((len(episodes), longest, 8))
     for row, (episode, count) in enumerate(zip(episodes, counts, strict=True)):
@@ -91,11 +90,6 @@ def _dreamt(
         state = world_model.advance(state, part, generators=generators)
         own = world_model.read_robot_state(state).double().cpu().numpy()
         yield compared(own, true[:, n]), world_model.read_state_error(state)
-
-
-def _first_state(episode: Episode) -> InitialState:
-    seen = {CAMERAS[WRIST_CAMERA]: episode.frames(0, 1, camera=WRIST_CAMERA), "state": episode.sim.robot_state[0]}
-    return InitialState(episode.frames(0, 1), episode.instruction, extra=seen)
 
 
 def compared(own: Float[np.ndarray, "b 8"], true: Float[np.ndarray, "b 8"]) -> Float[np.ndarray, "b 3"]:
