@@ -36,28 +36,19 @@ class Args(BatchOptions, HeldOutOptions):
 
 
 def main(args: Args) -> None:
-    from prophet_gym._io.header import write_entries
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
     from prophet_gym.evaluation._open_loop import require_dreams
     from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json
-    from prophet_gym.evaluation._state import half_widths, state_errors, state_table, summarise_state
-    from prophet_gym.world_model import ShowsWrist
+    from prophet_gym.evaluation._state import state_table
 
     checkpoint, device = Checkpoint.named(args.world_model), resolved_device(args.device)
     world_model = checkpoint.world_model(device)
     require_dreams(world_model, args.camera)  # before anything is recorded
     episodes, recorded = args.read(checkpoint, args.look)
-    state = {}
-    if args.save_state_errors or isinstance(world_model, ShowsWrist):
-        chunks = max(args.horizons) // world_model.chunk
-        errors = state_errors(world_model, episodes, chunks, rows=args.batch_size, seed=args.seed)
-        if args.save_state_errors:
-            widths = half_widths(errors)
-            write_entries(checkpoint.folder, state_errors=widths)
-            print(f"{checkpoint.folder} states errors for {len(widths)} chunks, those of {len(episodes)} episodes")
-            return
-        state = summarise_state(errors, world_model.chunk, args.horizons)
+    state = _state(args, checkpoint, world_model, episodes)
+    if args.save_state_errors:
+        return
     # An object reader knows the scene that it was trained in, which is the checkpoint's.
     object_reader = checkpoint.object_reader() if checkpoint.config.get("suite") == recorded["suite"] else None
     began = time.perf_counter()
@@ -97,6 +88,23 @@ def main(args: Args) -> None:
     if state:
         print(f"\n{state_table(state)}")
     write_json(args.json, report)
+
+
+def _state(args: Args, checkpoint: Any, world_model: Any, episodes: Sequence[Any]) -> dict[str, Any]:
+    """Return how far the robot's state is off, nothing for a model without; write it down if asked."""
+    from prophet_gym._io.header import write_entries
+    from prophet_gym.evaluation._state import half_widths, state_errors, summarise_state
+    from prophet_gym.world_model import ShowsWrist
+
+    if not (args.save_state_errors or isinstance(world_model, ShowsWrist)):
+        return {}
+    chunks = max(args.horizons) // world_model.chunk
+    errors = state_errors(world_model, episodes, chunks, rows=args.batch_size, seed=args.seed)
+    if args.save_state_errors:
+        widths = half_widths(errors)
+        write_entries(checkpoint.folder, state_errors=widths)
+        print(f"{checkpoint.folder} states errors for {len(widths)} chunks, those of {len(episodes)} episodes")
+    return summarise_state(errors, world_model.chunk, args.horizons)
 
 
 def _count(windows: Sequence[Any], horizons: Sequence[int]) -> dict[str, int]:
