@@ -101,10 +101,14 @@ class SmallConfig:
         self,
         target: Float[Tensor, "b k c h w"],
         initial: Float[Tensor, "b c h w"],
+        source: Float[Tensor, "b k c h w"],
         known: Bool[Tensor, " b"],
     ) -> Float[Tensor, "b k c h w"] | None:
-        """Return how much every number of a chunk's latents counts in training, None for alike."""
-        del target, initial, known
+        """Return how much every number of a chunk's latents counts in training, None for alike.
+
+        `source` is where the flow of each frame starts, `initial` the frame that the dream began at.
+        """
+        del target, initial, source, known
         return None
 
 

@@ -35,7 +35,7 @@ HAND_DIM = 8  # the gripper's four numbers, the hand's rotation vector from rest
 _WRIST_IMAGE = CAMERAS[WRIST_CAMERA]
 # Standard deviations by which latents of what has moved differ, and how much more it counts than what has not.
 _MOVED, _MOVED_COUNTS = 0.5, 4.0
-_HELD_COUNTS = 2.0
+_UNEXPLAINED_COUNTS = 2.0
 _NEAR = 0.02  # metres before the camera; what is nearer, or behind it, is not moved
 
 
@@ -111,19 +111,21 @@ class TwoViewConfig(SmallConfig):
         self,
         target: Float[Tensor, "b k c h w"],
         initial: Float[Tensor, "b c h w"],
+        source: Float[Tensor, "b k c h w"],
         known: Bool[Tensor, " b"],
     ) -> Float[Tensor, "b k c h w"]:
-        """Return how much every number of a chunk's latents counts: more where something moved or is held.
+        """Return how much every number of a chunk's latents counts: more where something moved.
 
-        In the first view that is where the latents are no longer those of the initial frame, in the second the cells
-        of the fingers and what is between them. A second view that is not `known` does not count.
+        In the first view that is where the latents are no longer those of the initial frame, in the second where the
+        motion of the hand alone does not explain them. A second view that is not `known` does not count.
         """
-        change = (target - initial[:, None]).square().mean(dim=2, keepdim=True).sqrt()
-        front, wrist = change.split(target.shape[-2] // 2, dim=-2)
-        moved = 1 + _MOVED_COUNTS * (front > _MOVED).to(target)
-        held = torch.tensor(self.steady).to(target) if self.steady else torch.zeros_like(wrist)
-        held = known[:, None, None, None, None] * (1 + _HELD_COUNTS * held).expand_as(wrist)
-        return torch.cat([moved, held], dim=-2).expand_as(target)
+        half = target.shape[-2] // 2
+        since, unexplained = (
+            (target - other).square().mean(dim=2, keepdim=True).sqrt() > _MOVED for other in (initial[:, None], source)
+        )
+        front = 1 + _MOVED_COUNTS * since[..., :half, :].to(target)
+        wrist = known[:, None, None, None, None] * (1 + _UNEXPLAINED_COUNTS * unexplained[..., half:, :].to(target))
+        return torch.cat([front, wrist], dim=-2).expand_as(target)
 
     def start(
         self, last: Float[Tensor, "b c h w"], grid: Float[Tensor, "b k y w 2"], padding: str = "border"

@@ -18,7 +18,14 @@ from prophet_gym.data._windows import Windows
 from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet._flow import flow_loss
-from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, ChunkStart, GripperTracker, tracker_loss
+from prophet_gym.prophet._gripper import (
+    GRIPPER_DIM,
+    ChunkInputs,
+    ChunkStart,
+    GripperTracker,
+    flow_source,
+    tracker_loss,
+)
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.train._fit import FitConfig, Loss, fit
 
@@ -253,7 +260,8 @@ def dream_loss(
     noise = torch.randn(b, FRAMES_PER_LATENT * c, slots, h, w, generator=generator).to(target)
     # Only the network runs in bf16: latents that are carried from chunk to chunk would lose what little changes.
     with autocast(target.device, "bf16" if target.is_cuda else precision):
-        weight = config.loss_weight(target, dreams.initial, dreams.known)
+        source = unstack_frames(flow_source(inputs, noise, 0.0))
+        weight = config.loss_weight(target, dreams.initial, source, dreams.known)
         at = torch.ones(b).to(target)
         loss, predicted = flow_loss(transformer, inputs, target, at, noise, config.noise_scale, weight)
     figures, new = {}, torch.from_numpy(dreams.age == 0)

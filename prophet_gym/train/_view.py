@@ -18,7 +18,8 @@ def measure_view(config: TwoViewConfig, data: LatentEpisodes) -> TwoViewConfig:
     """Return the config with the plane whose motion explains recorded views best, and with what does not move.
 
     The plane is that of the least error among heights 2 cm apart, from below the lowest hand up to it. A cell is as
-    steady as copying it errs less than moving it: the square of one error in the sum of both squares.
+    steady as copying it errs less than moving it: from 0 where both err alike to 1 where moving it errs three times as
+    much, measured by the square of one error in the sum of both squares.
     """
     generator = torch.Generator().manual_seed(0)
     windows = data.draw(_WINDOWS, past=1, chunk=_AHEAD, chunks=1, generator=generator)
@@ -37,6 +38,7 @@ def measure_view(config: TwoViewConfig, data: LatentEpisodes) -> TwoViewConfig:
     heights = [round(low - 0.3 + 0.02 * step, 3) for step in range(16)]
     plane = min(heights, key=lambda height: float(error(height).mean()))
     moved, copied = error(plane), (last[:, None, :, half:] - wanted).square().mean(dim=(0, 1, 2))
-    # Where both are right, the cell stays.
-    steady = (moved.square() + 1e-9) / (moved.square() + copied.square() + 1e-9)
+    # Where both are right, the cell stays. Hands that rest make both errors alike everywhere: that is not steady.
+    share = (moved.square() + 1e-9) / (moved.square() + copied.square() + 1e-9)
+    steady = ((share - 0.5) / 0.4).clamp(0, 1)
     return replace(config, plane=plane, steady=tuple(tuple(round(n, 4) for n in row) for row in steady.tolist()))

@@ -143,7 +143,7 @@ def test_a_dream_without_the_second_camera_stays_without(out):
     hidden = dreams.past[~dreams.known]
     assert (hidden[..., 16:, :] == 0).all()
     assert (hidden[..., :16, :] != 0).any()
-    weight = prophet.config.loss_weight(dreams.past[:, -8:], dreams.initial, dreams.known)
+    weight = prophet.config.loss_weight(dreams.past[:, -8:], dreams.initial, dreams.past[:, -8:], dreams.known)
     assert (weight[~dreams.known][..., 16:, :] == 0).all()
     assert (weight[dreams.known] >= 1).all()
     assert torch.equal(shown(dreams.past, dreams.known), dreams.past)
@@ -154,9 +154,14 @@ def test_what_has_moved_counts_more():
     initial = torch.zeros(1, 6, 16, 8)
     target = initial[:, None].repeat(1, 8, 1, 1, 1)
     target[:, :, :, 2, 3] = 2.0
-    weight = model.config.loss_weight(target, initial, torch.tensor([True]))
+    source = target.clone()
+    target[:, :, :, 12, 3] = source[:, :, :, 13, 3] = 2.0
+    weight = model.config.loss_weight(target, initial, source, torch.tensor([True]))
     assert weight[0, 0, 0, 2, 3] == 5
     assert weight[..., :8, :].sum() == 8 * 6 * (64 + 4)
+    # In the hand's view what counts is what its motion does not explain.
+    assert weight[0, 0, 0, 12, 3] == weight[0, 0, 0, 13, 3] == 3
+    assert weight[..., 8:, :].sum() == 8 * 6 * (64 + 4)
 
 
 def test_dreams_of_the_hand_are_compared_with_what_it_saw(both_recorded, out):
