@@ -65,6 +65,7 @@ def sft(
     *,
     logger: Logger | None = None,
     precision: Precision = "no",
+    started: Callable[[], None] | None = None,
 ) -> float:
     """Fit a policy to demonstrations and return the mean loss of the last tenth of the steps.
 
@@ -78,6 +79,7 @@ def sft(
         folder: Folder of the checkpoint; by default none is written.
         logger: Logs the loss every 50 steps.
         precision: Precision of the matrix products in the loss.
+        started: Called once it is known that the folder's run is this one.
 
     Raises:
         FloatingPointError: The loss is not finite; nothing of that step is saved.
@@ -90,6 +92,8 @@ def sft(
     path = None if folder is None else folder / LAST
     parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule}
     first, losses = _resume(path, parts, config)
+    if started is not None:
+        started()
     policy.train()
     for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", mininterval=5):
         # A generator per step, so that a resumed run draws what the whole one would have drawn.
@@ -103,10 +107,7 @@ def sft(
             raise FloatingPointError(
                 f"the loss of step {step} is {losses[-1]}; look at the demonstrations or lower the learning rate"
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
-        optimizer.step()
+        _step(loss, weights, optimizer, config.max_grad_norm)
         schedule.step()
         last = step + 1 == config.steps
         if logger is not None and (step % 50 == 0 or last):
@@ -117,6 +118,13 @@ def sft(
     policy.eval()
     recent = losses[-max(config.steps // 10, 1) :]
     return sum(recent) / len(recent)
+
+
+def _step(loss: Tensor, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, norm: float | int) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(weights, norm)
+    optimizer.step()
 
 
 def _optimizer(weights: list[nn.Parameter], config: SftConfig) -> torch.optim.AdamW:

@@ -1,6 +1,7 @@
 """`prophrl sft`: behaviour cloning of a flow policy on recorded episodes."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,7 +40,7 @@ class Args(PolicyOptions, EnvOptions):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.train._run_folder import begin_run, run_lock
+    from prophet_gym.train._run_folder import begin_run, record_start, run_lock
     from prophrl_algos._demonstrations import read_demonstrations
     from prophrl_algos._loggers import CsvLogger
     from prophrl_algos._named import make_policy
@@ -66,7 +67,15 @@ def main(args: Args) -> None:
         # Other policies choose their precision where they are loaded.
         precision = args.precision if isinstance(policy, SmallVLA) else "no"
         logger = CsvLogger(args.out / "sft.csv")
-        loss = sft(policy, demonstrations.draw, args.config, args.out, logger=logger, precision=precision)
+        loss = sft(
+            policy,
+            demonstrations.draw,
+            args.config,
+            args.out,
+            logger=logger,
+            precision=precision,
+            started=partial(record_start, args.out, "prophrl sft", args),
+        )
         written = str(args.out / LAST)
         if (save := getattr(policy, "save_pretrained", None)) is not None:
             save(args.out / "policy")

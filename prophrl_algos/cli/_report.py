@@ -1,0 +1,11 @@
+"""`prophrl report`: one HTML file about runs of `prophrl train` or `prophrl sft`."""
+
+from prophet_gym.cli.report import Args, write_report
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from prophrl_algos.cli._films import film_run
+    from prophrl_algos.trainer._metrics import MEANINGS
+
+    write_report(args, MEANINGS, "update", film_run)
