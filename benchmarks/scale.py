@@ -15,7 +15,7 @@ The seconds of `CHECKED` runs on this machine stand beside what the simulation s
 import heapq
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,25 +155,28 @@ def predicted(phases: Phases, gpus: Sequence[int], groups: int, staleness: Seque
     return rows
 
 
+HEADER = ["GPUs, staleness", "collect", "learn", "s per update", "speed-up", "collecting", "learning"]
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Return the columns of `HEADER`; the last two are the parts of the time that GPUs collect and learners learn."""
+    return [
+        f"{row['gpus']}, {row['staleness']}",
+        str(row["workers"]),
+        str(row["learners"] or "in turns"),
+        f"{row['seconds']:.1f}",
+        f"{row['speed_up']:.1f}",
+        f"{row['workers_busy']:.0%}",
+        f"{row['learners_busy']:.0%}",
+    ]
+
+
 def main(args: Args) -> None:
     """Print the table, and write it if asked."""
     phases = Phases(args.group, args.update, args.weights, args.serial, args.spread)
     rows = predicted(phases, args.gpus, args.groups, args.staleness)
     report: dict[str, Any] = {"phases": asdict(phases), "groups": args.groups, "predicted": rows}
-    header = ["GPUs, staleness", "collect", "learn", "s per update", "speed-up", "collecting", "learning"]
-    cells = [
-        [
-            f"{row['gpus']}, {row['staleness']}",
-            str(row["workers"]),
-            str(row["learners"] or "in turns"),
-            f"{row['seconds']:.1f}",
-            f"{row['speed_up']:.1f}",
-            f"{row['workers_busy']:.0%}",
-            f"{row['learners_busy']:.0%}",
-        ]
-        for row in rows
-    ]
-    print(table(header, cells))
+    print(table(HEADER, [cells(row) for row in rows]))
     if args.check is not None:
         report["checked"] = checked(json.loads(args.check.read_text()))
         for run in report["checked"]:
