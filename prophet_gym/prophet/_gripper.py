@@ -79,15 +79,18 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         gripper: Float[Tensor, "b g"],
         past_actions: Float[Tensor, "b k a"],
         actions: Float[Tensor, "b k a"],
-        latents: Float[Tensor, "b c h w"],
+        latents: Float[Tensor, "b c h w"] | None,
         camera: Float[Tensor, "3 4"],
     ) -> Float[Tensor, "b k g"]:
-        """Return the gripper after each action; gripper and latents given are those before the first one."""
+        """Return the gripper after each action; gripper and latents given are those before the first one.
+
+        Without latents nothing corrects the path.
+        """
         mean, std = self.scale(gripper)
         features = torch.cat([(gripper - mean) / std, past_actions.flatten(1), actions.flatten(1)], dim=1)
         # The skip is linear, as a free arm nearly follows its actions; the network has only the rest to learn.
         change = self.path(features) + self.path_skip(features)
-        if self.touch is not None:
+        if self.touch is not None and latents is not None:
             front = latents[..., : latents.shape[-2] // self.config["views"], :]
             around = window_around(front, gripper[:, :3], camera, int(self.config["window"]))
             change = change + self.touch(torch.cat([features, around.flatten(1)], dim=1))
@@ -139,14 +142,18 @@ def tracker_loss(
     following: Float[Tensor, "b k g"],
     camera: Float[Tensor, "3 4"],
 ) -> Float[Tensor, ""]:
-    """Return the mean absolute error of both networks in standard deviations of the data.
+    """Return the mean absolute errors of the networks, summed, in standard deviations of the data.
 
-    The path begins at `start`: the true gripper with the error of a reader.
+    The path begins at `start`: the true gripper with the error of a reader, which what is seen corrects. In a dream
+    nothing does, since its hand is drawn where the path is; so the path must also be right by the actions alone, from
+    the true gripper.
     """
     _, std = tracker.scale(gripper)
     read = F.l1_loss(tracker.read(latents) / std, gripper / std)
-    path = F.l1_loss(tracker.follow(start, past_actions, actions, latents, camera) / std, following / std)
-    return read + path
+    told = past_actions, actions
+    path = F.l1_loss(tracker.follow(start, *told, latents, camera) / std, following / std)
+    alone = F.l1_loss(tracker.follow(gripper, *told, None, camera) / std, following / std)
+    return read + path + alone
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,12 @@ def test_a_tracker_that_sees_begins_with_all_that_its_base_knows():
     torch.testing.assert_close(seeing.read(latents), base.read(latents))
 
 
-def walled_world(episodes, seed=0):
-    """A gripper that is always pushed down by 0.04 a chunk, and in every other episode rests on something dark."""
+def walled_world(episodes, seed=0, every=2):
+    """A gripper that is always pushed down by 0.04 a chunk, and in all but one of `every` episodes rests on a box."""
     rng = np.random.default_rng(seed)
     latents, actions, gripper = [], [], []
     for number in range(episodes):
-        blocked = number % 2
+        blocked = number % every > 0
         x, down = rng.uniform(-0.3, 0.3), 0.0 if blocked else 0.005
         z, open_ = rng.uniform(0.9, 1.1), rng.uniform()
         place = np.stack([np.full(17, x), -0.1 + down * np.arange(17), np.full(17, z), np.full(17, open_)], 1)
@@ -75,3 +75,16 @@ def test_what_lies_under_the_hand_stops_it(tmp_path):
     true = (clips.gripper[:, -1] - clips.gripper[:, 0])[:, 1]
     assert moved[true < 0.01].mean() < 0.012
     assert moved[true > 0.03].mean() > 0.028
+
+
+def test_actions_alone_lead_the_path_where_nothing_is_in_the_way(tmp_path):
+    """In a dream the hand is drawn where the path is, so what is seen there cannot say that the path is wrong."""
+    free = walled_world(60, every=1)
+    tracker = train_tracker(free, SEEN, tmp_path, steps=150, device=torch.device("cpu"), rows=32)
+    clips = walled_world(20, seed=1, every=1).draw(
+        40, past=1, chunk=8, chunks=1, generator=torch.Generator().manual_seed(0)
+    )
+    start = clips.gripper[:, 0]
+    with torch.no_grad():
+        ends = tracker.follow(start, clips.past_actions, clips.actions, None, CAMERA)[:, -1]
+    torch.testing.assert_close(ends[:, 1], clips.gripper[:, -1, 1], atol=0.006, rtol=0)
