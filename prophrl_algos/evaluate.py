@@ -47,6 +47,7 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """Return what `run` logs."""
         low, high = self.interval
+        unsure = [value for each in self.episodes for value in each.uncertainties]
         return {
             "success": self.success,
             "success_low": low,
@@ -54,7 +55,7 @@ class Evaluation:
             "return": float(np.mean([each.returns for each in self.scored])) if self.scored else math.nan,
             "episodes": float(len(self.episodes)),
             "scored": float(len(self.scored)),
-        }
+        } | ({"uncertainty": float(np.mean(unsure))} if unsure else {})
 
 
 def noise_seed(seed: int, episode: int) -> int:

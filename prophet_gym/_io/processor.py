@@ -1,8 +1,13 @@
-"""Use a processor well: bf16 where it multiplies it natively, and memory that networks free at every call."""
+"""Use a processor well: bf16 where it multiplies it natively, memory that networks free at every call; and name it."""
 
 import ctypes
+import os
+import platform
+from contextlib import suppress
 from functools import cache
-from typing import Literal
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +18,20 @@ Precision = Literal["auto", "bf16", "no"]
 """`bf16`, `no` (float32), or `auto`: bf16 on a CPU that multiplies it natively."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
 _BLOCK, _KEPT = 1 << 26, 1 << 30
+PACKAGES = ("prophet-gym", "torch", "diffusers", "numpy", "opencv-python-headless")
+
+
+def machine() -> dict[str, Any]:
+    """Return what computed the numbers: processor, cores and package versions (None for what is not installed)."""
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n")
+        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
 
 @cache

@@ -1,18 +1,15 @@
 """Reports of results: JSON for other programs, tables for people."""
 
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prophet_gym._io.atomic import atomic_write
+from prophet_gym._io.processor import machine as machine
 from prophet_gym.estimates import Estimate, bootstrap
 from prophet_gym.evaluation._open_loop import GRIPPER, METRICS, OBJECT, Scores
 
@@ -32,7 +29,6 @@ COLUMNS = {
     GRIPPER: ("gripper mm", 1),
     OBJECT: ("object mm", 1),
 }
-PACKAGES = ("prophet-gym", "torch", "diffusers", "numpy", "opencv-python-headless")
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -69,19 +65,6 @@ def _horizon(conditions: Mapping[str, Mapping[str, np.ndarray]], episodes: int) 
 def as_json(estimate: Estimate) -> dict[str, float | int | None]:
     """Return an estimate as plain numbers, with None in place of NaN, which JSON does not have."""
     return {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(estimate).items()}
-
-
-def machine() -> dict[str, Any]:
-    """Return what computed the numbers: processor, cores and package versions (None for what is not installed)."""
-    processor = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n")
-        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:

@@ -26,6 +26,16 @@ Loss = Callable[[Any, int, torch.Generator], tuple[Tensor, dict[str, float]]]
 
 `model` is what was given to `fit`, wrapped where several processes train it; the generator is seeded by the step."""
 Model = TypeVar("Model", bound=nn.Module)
+MEANINGS = {
+    "loss": "Loss that is minimised.",
+    "loss_*": "Losses of which `loss` is the mean: in distillation one of each sampler step.",
+    "gradient_norm": "Norm of the gradient before it is clipped.",
+    "learning_rate": "Learning rate: it is warmed up, stays, then falls.",
+    "psnr": "PSNR in dB of the images that the autoencoder decodes, on the crops of the step.",
+    "psnr_moved": "PSNR in dB where the image differs from the episode's first frame.",
+    "against_copy": "Squared error of a dream's first chunk over that of the last frame, copied; 1 is no better.",
+}
+"""Event -> its meaning, for reports."""
 
 
 @dataclass(frozen=True)

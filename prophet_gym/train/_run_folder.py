@@ -5,12 +5,14 @@ The same command resumes a run, and another one is refused. States are folders o
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import InitVar, asdict, dataclass
+from dataclasses import MISSING, InitVar, asdict, dataclass, fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -22,12 +24,13 @@ from torch import Tensor
 
 from prophet_gym._checks import shown
 from prophet_gym._io.atomic import atomic_directory, atomic_write
-from prophet_gym._io.files import read_json
+from prophet_gym._io.files import read_json, read_json_lines
+from prophet_gym._io.processor import machine
 from prophet_gym._io.tensor_files import read_tensors, read_torch, write_tensors
 from prophet_gym.data._recording import list_episodes
 from prophet_gym.errors import CheckpointError, RunInUseError
 
-ARGUMENTS = "arguments.json"
+ARGUMENTS, HISTORY = "arguments.json", "history.jsonl"
 LOCK, LOCK_OWNER = ".run.lock", ".run.json"
 _PROGRESS = "progress.json"
 _WEIGHTS, _AVERAGE = "model.safetensors", "average.safetensors"
@@ -67,9 +70,9 @@ def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
         refused = False
     finally:
         (folder / LOCK_OWNER).unlink(missing_ok=True)
-        if refused and made and set(os.listdir(folder)) <= {LOCK, ARGUMENTS}:
+        if refused and made and set(os.listdir(folder)) <= {LOCK, ARGUMENTS, HISTORY}:
             # nothing was made yet: leave things as if the run had not been begun
-            for name in (ARGUMENTS, LOCK):
+            for name in (ARGUMENTS, HISTORY, LOCK):
                 (folder / name).unlink(missing_ok=True)
         lock.release()
         if refused:
@@ -84,10 +87,7 @@ def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (
     Until there is anything to resume (`begun`), `args` (a dataclass, or names -> values) take the place of earlier
     ones; those named in `free` may change at any time.
     """
-    given = args if isinstance(args, Mapping) else asdict(args)
-    # However a path was spelled, and from wherever: it is the same run.
-    plain = json.dumps(given, default=lambda value: str(value.resolve() if isinstance(value, Path) else value))
-    asked = {name: value for name, value in json.loads(plain).items() if name not in free}
+    asked = {name: value for name, value in _plain(args).items() if name not in free}
     for pattern in _EARLIER:
         for path in folder.glob(pattern):
             raise CheckpointError(
@@ -110,6 +110,44 @@ def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (
     atomic_write(path, json.dumps(entries, indent=2) + "\n")
 
 
+def record_start(folder: Path, command: str, args: Any) -> None:
+    """Append to `history.jsonl` that a command (`prophet train`) begins or continues here, with what, and on what."""
+    path = folder / HISTORY
+    entry = {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join([*command.split(), *given_options(args)]),
+        "arguments": _plain(args),
+        "machine": machine() | {"gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]},
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    earlier = read_json_lines(path, CheckpointError) if path.is_file() else []
+    atomic_write(path, "".join(json.dumps(each) + "\n" for each in [*earlier, entry]))
+
+
+def given_options(args: Any, usual: Any = None, prefix: str = "--") -> list[str]:
+    """Return the options of a command line that make a dataclass of arguments, without those at their defaults."""
+    words: list[str] = []
+    for field in fields(args):
+        value, name = getattr(args, field.name), prefix + field.name.replace("_", "-")
+        made = field.default if field.default_factory is MISSING else field.default_factory()
+        default = made if usual is None else getattr(usual, field.name)
+        if is_dataclass(value):
+            words += given_options(value, default if is_dataclass(default) else None, f"{name}.")
+        elif value == default:
+            continue
+        elif isinstance(value, bool):
+            words.append(name if value else name.replace(prefix, f"{prefix}no-", 1))
+        else:
+            words += [name, *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
+def _plain(args: Any) -> dict[str, Any]:
+    given = args if isinstance(args, Mapping) else asdict(args)
+    # However a path was spelled, and from wherever: it is the same run.
+    return json.loads(json.dumps(given, default=lambda it: str(it.resolve() if isinstance(it, Path) else it)))
+
+
 def counted(folders: Sequence[Path]) -> dict[str, str]:
     """Count the episodes of recordings and sum up names and sizes, to tell whether they have changed."""
     found = {}
@@ -118,6 +156,19 @@ def counted(folders: Sequence[Path]) -> dict[str, str]:
         lines = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
         found[str(folder.resolve())] = f"{len(paths)} ({crc32(chr(10).join(lines).encode()):08x})"
     return found
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a run goes on in this folder, as far as this machine can tell of a run on another one."""
+    try:
+        owner = read_json(folder / LOCK_OWNER)
+        if owner["host"] == socket.gethostname():
+            os.kill(owner["process"], 0)  # asks whether the process is there, and sends nothing
+    except PermissionError:  # it is another user's
+        return True
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
 
 
 def _lock_owner(folder: Path) -> str:

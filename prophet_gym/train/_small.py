@@ -48,7 +48,7 @@ from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
 from prophet_gym.train._fit import FitConfig
-from prophet_gym.train._run_folder import begin_run, counted, read_average, run_lock, steps_done
+from prophet_gym.train._run_folder import begin_run, counted, read_average, record_start, run_lock, steps_done
 from prophet_gym.train._view import measure_view
 
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
@@ -107,6 +107,7 @@ def main(args: Args) -> None:
         folder = None if args.base is None else Checkpoint.named(args.base).folder
         stages = _chosen_stages(args)
         _begin_run(args, folder, stages)
+        record_start(args.out, "prophet train", args)
         base, known = (None if name is None else _load_small(name) for name in (args.base, args.init_from))
         if base is not None and len(args.cameras) > base.views:
             raise ValueError(

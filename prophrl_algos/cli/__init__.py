@@ -18,6 +18,7 @@ COMMANDS = {
     "record": Command(
         "prophrl_algos.cli._record", "record a policy in LIBERO, as data for a world model", resumes=True
     ),
+    "report": Command("prophrl_algos.cli._report", "write one HTML file about runs: curves, films, settings, machine"),
 }
 
 

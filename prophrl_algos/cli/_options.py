@@ -97,6 +97,7 @@ class EnvOptions(Arguments):
         engine: str = "eager",
         reward: str = "",
         look: str = "",
+        render: str = "",
     ) -> "VectorEnv":
         """Make the environment, see `prophrl_algos._named.make_env`."""
         from prophrl_algos._named import make_env
@@ -104,7 +105,7 @@ class EnvOptions(Arguments):
         asked = {"device": resolved_device(self.device), "world_model": self.world_model, "engine": engine}
         # Environments of other packages need not know the option.
         options: dict[str, Any] = {} if self.cameras == (FIRST_CAMERA,) else {"cameras": self.cameras}
-        options |= {"look": look} if look else {}
+        options |= ({"look": look} if look else {}) | ({"render": render} if render else {})
         if self.env == "Prophet-LIBERO-v0" and self.world_model:
             from prophet_gym.checkpoint import Checkpoint
 

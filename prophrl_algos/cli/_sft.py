@@ -39,7 +39,7 @@ class Args(PolicyOptions, EnvOptions):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.train._run_folder import begin_run, run_lock
+    from prophet_gym.train._run_folder import begin_run, record_start, run_lock
     from prophrl_algos._demonstrations import read_demonstrations
     from prophrl_algos._loggers import CsvLogger
     from prophrl_algos._named import make_policy
@@ -63,6 +63,7 @@ def main(args: Args) -> None:
         policy.fit_actions(demonstrations.all_actions())
     with run_lock(args.out):
         begin_run(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device", "precision"))
+        record_start(args.out, "prophrl sft", args)
         # Other policies choose their precision where they are loaded.
         precision = args.precision if isinstance(policy, SmallVLA) else "no"
         logger = CsvLogger(args.out / "sft.csv")

@@ -1,5 +1,6 @@
 """`prophrl train`: reinforcement learning of a flow policy in groups of rollouts."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from prophet_gym._arguments import Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
+from prophet_gym.world_model import DecodesOnDemand
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
 from prophrl_algos.cli._options import DreamOptions, TrainLoad, WeightsOptions
 from prophrl_algos.flow import FlowPolicy
@@ -72,7 +74,7 @@ MAY_CHANGE = (
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.train._run_folder import begin_run, run_lock
+    from prophet_gym.train._run_folder import begin_run, record_start, run_lock
     from prophrl_algos._checkpoint import load_checkpoint
     from prophrl_algos._loggers import make_logger, require_loggers
     from prophrl_algos.run import LAST, run
@@ -88,6 +90,7 @@ def main(args: Args) -> None:
         begun = (args.out / LAST).exists()
         if main:
             begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
+            record_start(args.out, "prophrl train", args)
         done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
         loggers = [make_logger(name, args.out, done=done) for name in names if main]
         run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
@@ -150,6 +153,9 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
 
     rows, seed = min(args.evaluate_episodes, 16), 10**6
     env = args.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward)
+    dreams: Any = env.unwrapped
+    if isinstance(getattr(dreams, "world_model", None), DecodesOnDemand):
+        dreams.max_uncertainty = math.inf  # asked for, so that it is logged, and no limit
     precision = None
     if args.truth_env:
         truth = make_env(args.truth_env, rows, starts="train", tasks=args.tasks)

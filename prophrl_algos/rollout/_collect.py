@@ -41,8 +41,8 @@ def progress_bar(stage: str, total: int | None, unit: str, *, done: int = 0, sta
 class EpisodeResult:
     """Hold what has become of one episode so far.
 
-    `returns` is the discounted sum of the valid rewards, `scored` is of the latest step, and `start` is what the env
-    says of the initial state (task, start, instruction ...).
+    `returns` is the discounted sum of the valid rewards, `scored` is of the latest step, `start` is what the env
+    says of the initial state (task, start, instruction ...), `uncertainties` what it says of each chunk, if it does.
     """
 
     success: bool = False
@@ -50,6 +50,7 @@ class EpisodeResult:
     scored: bool = False
     chunks: int = 0
     start: Mapping[str, Any] = field(default_factory=dict)
+    uncertainties: list[float] = field(default_factory=list)
 
     @property
     def instruction(self) -> str:
@@ -71,6 +72,8 @@ class EpisodeResult:
                 )
             self.returns += discount**self.chunks * reward
         self.chunks += 1
+        if (uncertainty := entry(info, "uncertainty", row, default=None)) is not None:
+            self.uncertainties.append(float(uncertainty))
         # Envs from elsewhere say nothing of success; there it is to end by itself with a reward.
         self.success |= bool(entry(info, "success", row, default=ended and reward > 0))
 

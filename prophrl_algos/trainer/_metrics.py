@@ -12,6 +12,72 @@ from prophrl_algos.trainer._processes import Processes
 
 Metrics = dict[str, float]
 
+MEANINGS: dict[str, dict[str, str]] = {
+    "Success": {
+        "evaluation/success": "Fraction of the scored episodes of an evaluation that succeeded, without exploration.",
+        "evaluation/success_low": "Lower end of the 95% interval (Wilson) of evaluation/success.",
+        "evaluation/success_high": "Upper end of the 95% interval (Wilson) of evaluation/success.",
+        "success": "Fraction of the scored rollouts that succeeded, while the policy explores.",
+        "return": "Mean return of the scored rollouts: the discounted sum of their rewards.",
+        "evaluation/return": "Mean return of the scored episodes of an evaluation.",
+        "evaluation/episodes": "Number of episodes of an evaluation.",
+        "evaluation/scored": "Number of episodes of an evaluation that the reward model gave a score.",
+    },
+    "Trust": {
+        "evaluation/reward_precision": "Fraction of the latest rewarded dreams that succeed when the simulator replays "
+        "them. Where it falls, the policy learns what is rewarded wrongly.",
+        "evaluation/reward_precision_low": "Lower end of the 95% interval (Wilson) of evaluation/reward_precision.",
+        "evaluation/reward_precision_high": "Upper end of the 95% interval (Wilson) of evaluation/reward_precision.",
+        "evaluation/reward_recall": "Fraction of the latest dreams that succeed in the simulator that were rewarded.",
+        "evaluation/uncertainty": "Mean uncertainty over the chunks of an evaluation: the distance between the "
+        "latents of a dreamt frame and those of its decoded image, encoded again. Larger is less certain.",
+        "scored": "Fraction of the rollouts that the reward model gave a score.",
+    },
+    "Rollouts": {
+        "rollouts": "Number of rollouts that the update learns from.",
+        "groups_started": "Number of groups that were begun, those included that were replaced.",
+        "frames": "Number of actions that were executed, one frame each.",
+        "useful_rollouts": "Fraction of the rollouts with an advantage other than 0. In a group of equal returns "
+        "nobody has one, and nothing is learned from it.",
+        "useful_frames": "Fraction of the executed actions that belong to useful rollouts.",
+        "advantage_abs": "Mean absolute advantage of the useful rollouts.",
+        "advantage_max": "Greatest absolute advantage.",
+    },
+    "Loss": {
+        "loss": "Loss that is minimised, mean over the optimizer steps: clipped surrogate plus KL term.",
+        "kl": "KL divergence from the policy that the run began with, over all flow steps, per dimension of an action; "
+        "0 where beta is 0.",
+        "entropy": "Entropy of a stochastic flow step, per dimension of an action.",
+        "gradient_norm": "Norm of the gradient before it is clipped, mean over the optimizer steps.",
+        "optimizer_steps": "Number of optimizer steps; 0 where no group taught anything.",
+        "noise_level": "Noise level of the sampling SDE, or of the forward process.",
+    },
+    "Ratio": {
+        "ratio_mean": "Mean ratio of the new policy's density to the old one's. It is 1 with one step per batch.",
+        "ratio_min": "Least ratio.",
+        "ratio_max": "Greatest ratio. Where it runs away, lower the learning rate or take fewer minibatches.",
+        "clipped_low": "Fraction of the ratios that the lower clipping range cuts.",
+        "clipped_high": "Fraction of the ratios that the upper clipping range cuts.",
+        "old_log_prob_drift": "Greatest change of a log-prob when the sampled path is scored again before the update; "
+        "0 in float32.",
+    },
+    "Flow steps": {
+        "flow_gradient/*": "Gradient that reaches each flow step, 00 being the noisiest, through its velocity.",
+        "flowscale/*": "Weight that FlowScale gives to the gradient of each flow step; all 1 without it.",
+    },
+    "Cloning": {
+        "sft_loss": "Loss of the flow policy on a batch of demonstrations.",
+        "learning_rate": "Learning rate: a warm-up, then a cosine.",
+    },
+    "Time": {
+        "seconds_rollout": "Seconds to collect the rollouts, all together.",
+        "seconds_env": "Seconds of it in the env: world model, reward model, simulator.",
+        "seconds_policy": "Seconds of it in the policy.",
+        "seconds_update": "Seconds to improve the policy on the rollouts.",
+    },
+}
+"""Section of a report -> metric -> its meaning; `NAME/*` is one of each flow step. Rates begin with "Fraction"."""
+
 
 @dataclass(frozen=True)
 class Terms:
