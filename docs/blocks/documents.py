@@ -32,6 +32,7 @@ DOCUMENTS = (
     ROOT / "experiments" / "ceiling" / "README.md",
     ROOT / "experiments" / "reinforce_in_dream" / "README.md",
     ROOT / "docs" / "policies.md",
+    ROOT / "docs" / "how-to" / "report.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
@@ -72,6 +73,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bandit": learning.bandit,
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
+    "metrics": learning.metrics,
+    "events": learning.events,
     "policy-memory": policies.memory,
     **ceiling.BLOCKS,
     **reach.BLOCKS,

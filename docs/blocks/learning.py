@@ -1,6 +1,10 @@
 """Algorithms: blocks of figures."""
 
+from collections.abc import Iterable
+
 from docs.blocks.common import load, markdown_table, where
+from prophet_gym.train import _fit
+from prophrl_algos.trainer import _metrics
 
 
 def bandit() -> str:
@@ -52,3 +56,18 @@ def algorithm_cost() -> str:
     ]
     about = f"{update['weights']:,} weights, {update['chunks']} chunks"
     return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."
+
+
+def metrics() -> str:
+    """Return what each metric of `prophrl` means, as the code says it."""
+    return _explained((name, text) for texts in _metrics.MEANINGS.values() for name, text in texts.items())
+
+
+def events() -> str:
+    """Return what each event of a training of `prophet` means, as the code says it."""
+    return _explained(_fit.MEANINGS.items())
+
+
+def _explained(meanings: Iterable[tuple[str, str]]) -> str:
+    lines = [f"| `{name}` | {text} |" for name, text in meanings]
+    return "\n".join(["| metric | meaning |", "| --- | --- |", *lines])

@@ -115,10 +115,10 @@ def _film(
     number: int, kind: str, found: Mapping[str, Evaluation], videos: Mapping[str, list[np.ndarray]], fps: float
 ) -> Film:
     results = {label: each.episodes[number] for label, each in found.items()}
-    outcomes = [f"{label} learning: {_outcome(each)}" for label, each in results.items()]
-    told = results["after"].instruction or "no instruction"
+    outcomes = [f"{_outcome(each)} {label} learning" for label, each in results.items()]
+    told = results["after"].instruction
     shown = {f"{label}: {_outcome(each)}": videos[label][number] for label, each in results.items()}
-    return Film(shown, told, f"Episode {number}, {kind}. {told}. {', '.join(outcomes).capitalize()}.", fps)
+    return Film(shown, told, f"Episode {number}, {kind}: “{told}”. {' and '.join(outcomes).capitalize()}.", fps)
 
 
 def _told(run: Run, newest: str, env: str, found: Mapping[str, Evaluation]) -> Films:
@@ -134,11 +134,11 @@ def _told(run: Run, newest: str, env: str, found: Mapping[str, Evaluation]) -> F
         for number, (before, after) in enumerate(zip(*(each.episodes for each in found.values()), strict=True))
     ]
     columns = [f"{what} {label}" for label in found for what in ("outcome", "return", "uncertainty")]
-    done = max((int(xs[-1]) + 1 for xs, _ in run.columns.values()), default=0)
+    done = max(int(xs[-1]) + 1 for xs, _ in run.columns.values())
     return Films(
-        f"The policy before learning and with {newest} after {done} updates, in {env}, without exploration, from the "
-        f"same initial states and noise; shown are the first episodes and the worst of the others. Successes: "
-        f"{', '.join(rates)}.",
+        f"The policy before learning and with the weights of {newest} (the run had {done} updates), in {env}, without "
+        "exploration, from the same initial states and noise. Shown are the first episodes and the worst of the "
+        f"others. Successes: {', '.join(rates)}.",
         {},
         ["episode", "instruction", *columns],
         rows,

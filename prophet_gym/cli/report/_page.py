@@ -91,18 +91,19 @@ def _section(name: str, families: Mapping[str, tuple[str, list[str]]], groups: S
 
 
 def _constant(metrics: Sequence[str], groups: Sequence[Group]) -> float | None:
-    """Return the value of a metric that has the same in all runs and at all times; None for others."""
+    """Return the value of a metric that has the same in all runs and always; None for others and with an interval."""
     runs = [run for group in groups for run in group.runs]
+    if any(f"{name}_low" in run.columns for name in metrics for run in runs):
+        return None
     values = np.concatenate([run.columns[name][1] for name in metrics for run in runs if name in run.columns])
     return float(values[0]) if len(values) > 1 and (values == values[0]).all() else None
 
 
 def _cards(name: str, text: str, metrics: Sequence[str], groups: Sequence[Group], unit: str) -> list[str]:
     """Return the charts of a metric; those of a family have a curve for each metric, and one chart for each group."""
-    values = np.concatenate([run.columns[each][1] for each in metrics for group in groups for run in group.runs
-                             if each in run.columns])  # fmt: skip
+    values = [run.columns[each][1] for each in metrics for group in groups for run in group.runs if each in run.columns]
     # A rate is shown against all that it may be, unless that would make it a line at the bottom.
-    bounds = (0.0, 1.0) if text.startswith("Fraction") and np.nanmax(values, initial=0) > 0.2 else None
+    bounds = (0.0, 1.0) if metrics[0] in groups[0].rates and np.nanmax(np.concatenate(values)) > 0.2 else None
     if len(metrics) == 1:
         drawn = {name: [line for group in groups if (line := group.line(metrics[0])) is not None]}
         return [_card(title, text, lines, unit, bounds) for title, lines in drawn.items()]
@@ -237,7 +238,9 @@ def _settings(groups: Sequence[Group], runs: Sequence[Run]) -> str:
         machines = _table(["begun", "machine"], began, "begun") if began else ""
         settings = _table(["setting", "value"], [[name, str(value)] for name, value in run.settings.items()])
         folded = f"<details><summary>All settings</summary>{settings}</details>"
-        parts.append(f"<h3>{escape(named(run, runs))}</h3>{commands}{machines}{folded if run.settings else ''}")
+        told = f"{commands}{machines}{folded if run.settings else ''}"
+        several = f"<details><summary>{escape(named(run, runs))}</summary>{told}</details>"
+        parts.append(told if len(runs) == 1 else several)
     return "".join([*parts, "</section>"])
 
 

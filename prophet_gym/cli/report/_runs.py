@@ -6,6 +6,7 @@ import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Hold runs that differ in nothing but their seeds, which are drawn as one curve."""
+    """Hold runs that differ in nothing but their seeds, which are drawn as one curve; `rates` lie between 0 and 1."""
 
     label: str
     runs: Sequence[Run]
     style: int
+    rates: Container[str] = ()
 
     def line(self, name: str) -> Line | None:
         """Return the curve of a metric, None if no run of the group has it.
@@ -72,8 +74,7 @@ class Group:
             table = np.full((len(found), len(x)), np.nan)
             for row, (xs, ys) in zip(table, found, strict=True):
                 row[np.searchsorted(x, xs)] = ys
-            y, low, high = t_interval(table)
-            return _thinned(Line(self.label, x, y, low, high, found, self.style))
+            return _thinned(Line(self.label, x, *self._within(name, t_interval(table)), found, self.style))
         ((x, y),) = found
         ends = [self.runs[0].columns.get(name + end) for end in ("_low", "_high")]
         if all(end is not None and np.array_equal(end[0], x) for end in ends):
@@ -81,8 +82,11 @@ class Group:
             return _thinned(Line(self.label, x, y, low, high, (), self.style))
         if is_end(name, self.runs[0].columns):
             return _thinned(Line(self.label, x, y, *[np.full(len(x), np.nan)] * 2, (), self.style))
-        mean, low, high = smoothed(y)
-        return _thinned(Line(self.label, x, mean, low, high, [(x, y)] if len(x) > 1 else [], self.style))
+        return _thinned(Line(self.label, x, *self._within(name, smoothed(y)), [(x, y)], self.style))
+
+    def _within(self, name: str, found: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        # The t interval does not know that a rate has ends.
+        return tuple(np.clip(each, 0, 1) for each in found) if name in self.rates else found
 
 
 def read_run(folder: Path, *, waiting: bool = False) -> Run:
@@ -97,7 +101,7 @@ def read_run(folder: Path, *, waiting: bool = False) -> Run:
     columns = _read_columns(folder)
     if not columns and not (running and waiting):
         raise ValueError(
-            f"{folder} must hold the metrics of a run ({', '.join(TABLES)} or tensorboard/), and has none or empty ones; "
+            f"{folder} must hold the metrics of a run ({', '.join(TABLES)} or tensorboard/), and has none; "
             "give the --out of a training that has logged to one of them"
         )
     path, notes = folder / HISTORY, []
@@ -116,13 +120,14 @@ def read_run(folder: Path, *, waiting: bool = False) -> Run:
     return Run(folder, columns, history, arguments, read_films(folder), notes, running)
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[Run], rates: Container[str] = ()) -> list[Group]:
     """Return the runs in groups of equal settings, seeds apart, in the order given; a run without settings is alone."""
     together: dict[str, list[Run]] = {}
     for run in runs:
         same = {name: value for name, value in run.settings.items() if name.split(".")[-1] not in _SEEDS}
         together.setdefault(json.dumps(same, sort_keys=True) if same else str(run.folder), []).append(run)
-    return [Group(_label([named(run, runs) for run in each]), each, n) for n, each in enumerate(together.values())]
+    labels = [_label([named(run, runs) for run in each]) for each in together.values()]
+    return [Group(label, each, n, rates) for n, (label, each) in enumerate(zip(labels, together.values(), strict=True))]
 
 
 def named(run: Run, runs: Sequence[Run]) -> str:
@@ -137,7 +142,9 @@ def named(run: Run, runs: Sequence[Run]) -> str:
 
 def differing(groups: Sequence[Group]) -> list[tuple[str, list[Any]]]:
     """Return the settings that are not the same in all groups, each with its values."""
-    names = dict.fromkeys(name for group in groups for name in group.runs[0].settings)
+    names = dict.fromkeys(
+        name for group in groups for name in group.runs[0].settings if name.split(".")[-1] not in _SEEDS
+    )
     table = [(name, [group.runs[0].settings.get(name, "") for group in groups]) for name in names]
     return [(name, row) for name, row in table if any(value != row[0] for value in row)]
 
@@ -240,4 +247,5 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _label(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
-    return f"{names[0]} and {len(names) - 1} more"
+    same = [letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))]
+    return f"{''.join(same).rstrip('-_. /') or names[0]} ({len(names)} runs)"

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 
 
 class Page:
@@ -28,7 +30,9 @@ class Page:
         """Send a command of Chromium's protocol and return its result; what happens meanwhile goes to `events`."""
         self._count += 1
         asked = {"id": self._count, "method": method, "params": parameters}
-        os.write(self._send, json.dumps(asked | ({"sessionId": self._session} if self._session else {})).encode() + b"\0")
+        os.write(
+            self._send, json.dumps(asked | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
+        )
         while (answer := self._next()).get("id") != self._count:
             self.events.append(answer)
         if "error" in answer:
@@ -81,7 +85,14 @@ def chromium(folder: Path) -> Iterator[Page]:
         os.dup2(one, 3)
         os.dup2(two, 4)
 
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--remote-debugging-pipe",
+    ]
     process = subprocess.Popen(
         [CHROMIUM, *flags, f"--user-data-dir={folder}"],
         pass_fds=(3, 4),
