@@ -85,18 +85,18 @@ def _section(name: str, families: Mapping[str, tuple[str, list[str]]], groups: S
     )
     return (
         f'<section><h2>{escape(name)}</h2><div class="cards">{"".join(cards)}</div>'
-        f"{f'<p>Constant:</p><dl>{constants}</dl>' if constants else ''}"
+        f"{f'<p>One value:</p><dl>{constants}</dl>' if constants else ''}"
         f"<details><summary>The same in numbers</summary>{_numbers(lines, len(groups) > 1, unit)}</details></section>"
     )
 
 
 def _constant(metrics: Sequence[str], groups: Sequence[Group]) -> float | None:
-    """Return the value of a metric that has the same in all runs and always; None for others and with an interval."""
+    """Return the value of a metric that only ever had this one; None for others, and for those with an interval."""
     runs = [run for group in groups for run in group.runs]
     if any(f"{name}_low" in run.columns for name in metrics for run in runs):
         return None
     values = np.concatenate([run.columns[name][1] for name in metrics for run in runs if name in run.columns])
-    return float(values[0]) if len(values) > 1 and (values == values[0]).all() else None
+    return float(values[0]) if (values == values[0]).all() else None
 
 
 def _cards(name: str, text: str, metrics: Sequence[str], groups: Sequence[Group], unit: str) -> list[str]:
@@ -138,12 +138,14 @@ def _legend(groups: Sequence[Group]) -> str:
 
 
 def _numbers(lines: Mapping[tuple[str, int], Line], several: bool, unit: str) -> str:  # noqa: FBT001
-    """Return the values of the charts as a table, at a few steps."""
-    steps = np.unique(np.concatenate([line.x for line in lines.values()]))
+    """Return the values of the charts as a table: at a few steps of the rarest metric, the latest one of each."""
+    steps = min((line.x for line in lines.values()), key=len)
     rows = steps[np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _ROWS)).round().astype(int))]
     header = [unit, *(f"{name}, {line.label}" if several else name for (name, _), line in lines.items())]
-    values = [dict(zip(line.x.tolist(), line.y.tolist(), strict=True)) for line in lines.values()]
-    cells = [[short(row), *(short(each[row]) if row in each else "" for each in values)] for row in rows.tolist()]
+    cells = [
+        [short(row), *(short(float(line.y[line.x <= row][-1])) if line.x[0] <= row else "" for line in lines.values())]
+        for row in rows.tolist()
+    ]
     return _table(header, cells)
 
 

@@ -17,6 +17,8 @@ _DASHES = ("", "6 3", "2 2.5")
 _MOST_DOTS = 60
 Axis = Callable[[Any], Any]
 Points = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+Curve = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+"""Values, and the ends of their intervals."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Line:
     high: Float[np.ndarray, " n"]
     faint: Sequence[Points] = ()
     style: int = 0
+
+
+def bare(y: Float[np.ndarray, " n"]) -> Curve:
+    """Return a curve without intervals."""
+    return y, np.full(len(y), np.nan), np.full(len(y), np.nan)
 
 
 def chart(lines: Sequence[Line], title: str, unit: str, bounds: tuple[float, float] | None = None) -> str:

@@ -17,7 +17,7 @@ from prophet_gym import __version__
 from prophet_gym._checks import shown
 from prophet_gym._io.files import read_json, read_json_lines, read_text
 from prophet_gym.cli.report._films import Films, read_films
-from prophet_gym.cli.report._plot import Line, Points
+from prophet_gym.cli.report._plot import Curve, Line, Points, bare
 from prophet_gym.train._run_folder import ARGUMENTS, HISTORY, is_running
 
 TABLES, COUNTER = ("metrics.csv", "sft.csv"), "update"
@@ -74,19 +74,22 @@ class Group:
             table = np.full((len(found), len(x)), np.nan)
             for row, (xs, ys) in zip(table, found, strict=True):
                 row[np.searchsorted(x, xs)] = ys
-            return _thinned(Line(self.label, x, *self._within(name, t_interval(table)), found, self.style))
+            return self._drawn(name, x, t_interval(table), found)
         ((x, y),) = found
         ends = [self.runs[0].columns.get(name + end) for end in ("_low", "_high")]
         if all(end is not None and np.array_equal(end[0], x) for end in ends):
             low, high = (end[1] for end in ends if end is not None)
-            return _thinned(Line(self.label, x, y, low, high, (), self.style))
+            return self._drawn(name, x, (y, low, high))
         if is_end(name, self.runs[0].columns):
-            return _thinned(Line(self.label, x, y, *[np.full(len(x), np.nan)] * 2, (), self.style))
-        return _thinned(Line(self.label, x, *self._within(name, smoothed(y)), [(x, y)], self.style))
+            return self._drawn(name, x, bare(y))
+        return self._drawn(name, x, smoothed(y), [(x, y)])
 
-    def _within(self, name: str, found: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        # The t interval does not know that a rate has ends.
-        return tuple(np.clip(each, 0, 1) for each in found) if name in self.rates else found
+    def _drawn(self, name: str, x: np.ndarray, curve: Curve, faint: Sequence[Points] = ()) -> Line:
+        y, low, high = curve
+        if name in self.rates:  # the t interval does not know that a rate has ends
+            low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+        thin = [(_thin(xs), _thin(ys)) for xs, ys in faint]
+        return Line(self.label, _thin(x), _thin(y), _thin(low), _thin(high), thin, self.style)
 
 
 def read_run(folder: Path, *, waiting: bool = False) -> Run:
@@ -154,20 +157,20 @@ def is_end(name: str, names: Container[str]) -> bool:
     return any(name.endswith(end) and name.removesuffix(end) in names for end in ("_low", "_high"))
 
 
-def smoothed(values: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def smoothed(values: Float[np.ndarray, " n"]) -> Curve:
     """Return the mean of each value with its neighbours, a tenth of all of them, and the ends of its 95% t interval.
 
     Fewer than `_LEAST` values stay as they are: neighbours would be too far away, or too few for an interval.
     """
     if len(values) < _LEAST:
-        return values, *[np.full(len(values), np.nan)] * 2
+        return bare(values)
     reach = max(2, len(values) // 20)
     # Windows at the ends are as long as the others, since an interval of two or three values says nothing.
     first = np.clip(np.arange(len(values)) - reach, 0, len(values) - 2 * reach - 1)
     return t_interval(values.astype(float)[first + np.arange(2 * reach + 1)[:, None]])
 
 
-def t_interval(table: Float[np.ndarray, "k n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def t_interval(table: Float[np.ndarray, "k n"]) -> Curve:
     """Return mean and 95% t interval of each column's finite values; NaN ends where it has less than two."""
     from scipy.stats import t
 
@@ -229,12 +232,9 @@ def _read_events(folder: Path) -> dict[str, Points]:
     return found
 
 
-def _thinned(line: Line) -> Line:
-    """Return a curve of no more points than a chart can show."""
-    keep = np.unique(np.linspace(0, len(line.x) - 1, min(len(line.x), _MOST_POINTS)).round().astype(int))
-    thin = lambda xs: xs[np.unique(np.linspace(0, len(xs) - 1, min(len(xs), _MOST_POINTS)).round().astype(int))]  # noqa: E731
-    faint = [(thin(xs), thin(ys)) for xs, ys in line.faint]
-    return Line(line.label, line.x[keep], line.y[keep], line.low[keep], line.high[keep], faint, line.style)
+def _thin(values: np.ndarray) -> np.ndarray:
+    """Return no more of the values than a chart can show, evenly spread."""
+    return values[np.linspace(0, len(values) - 1, min(len(values), _MOST_POINTS)).round().astype(int)]
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
