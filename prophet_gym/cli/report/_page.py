@@ -1,6 +1,5 @@
 """The page of a report: one HTML file without scripts that asks the network for nothing."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prophet_gym import __version__
-from prophet_gym.cli.report._plot import Line, chart, short, swatch
+from prophet_gym.cli.report._plot import Line, bare, chart, short, swatch
 from prophet_gym.cli.report._runs import Group, Run, differing, is_end, named
 
 Meanings = Mapping[str, Mapping[str, str]]
@@ -103,17 +102,15 @@ def _cards(name: str, text: str, metrics: Sequence[str], groups: Sequence[Group]
     """Return the charts of a metric; those of a family have a curve for each metric, and one chart for each group."""
     values = [run.columns[each][1] for each in metrics for group in groups for run in group.runs if each in run.columns]
     # A rate is shown against all that it may be, unless that would make it a line at the bottom.
-    bounds = (0.0, 1.0) if metrics[0] in groups[0].rates and np.nanmax(np.concatenate(values)) > 0.2 else None
+    bounds = (0.0, 1.0) if metrics[0] in groups[0].rates and (np.concatenate(values) > 0.2).any() else None
     if len(metrics) == 1:
-        drawn = {name: [line for group in groups if (line := group.line(metrics[0])) is not None]}
-        return [_card(title, text, lines, unit, bounds) for title, lines in drawn.items()]
+        lines = [line for group in groups if (line := group.line(metrics[0])) is not None]
+        return [_card(name, text, lines, unit, bounds)]
     cards = []
     for group in groups:
         found = [(metric, group.line(metric)) for metric in metrics]
         lines = [
-            Line(
-                metric.removeprefix(name).strip("/_"), line.x, line.y, line.low * math.nan, line.high * math.nan, (), n
-            )
+            Line(metric.removeprefix(name).strip("/_"), line.x, *bare(line.y), style=n)
             for n, (metric, line) in enumerate(found)
             if line is not None
         ]
@@ -216,7 +213,7 @@ def _films(run: Run, runs: Sequence[Run]) -> str:
         for name, caption in films.films.items()
     )
     lines = [
-        Line(label, np.arange(1.0, len(values) + 1), np.array(values), *[np.full(len(values), np.nan)] * 2, (), style)
+        Line(label, np.arange(1.0, len(values) + 1), *bare(np.array(values)), style=style)
         for style, (label, values) in enumerate(films.curves.items())
     ]
     curves = _card("Uncertainty along the episodes", "Mean over the episodes.", lines, "chunk", None) if lines else ""
