@@ -20,13 +20,15 @@ def run(
     loggers: Sequence[Logger] = (),
     evaluate: Callable[[], Metrics] | None = None,
     evaluate_every: int = 10,
+    started: Callable[[], None] | None = None,
 ) -> None:
     """Run the remaining updates of a run, and save it in a folder.
 
     `folder/last.pt` holds the trainer; a run that was killed resumes from it and ends with the same weights.
     `folder/best.pt` holds the policy's weights at the best evaluation so far. To resume, pass a new trainer with the
     arguments of the run. `evaluate` returns at least `success` and is called after every `evaluate_every` updates and
-    after the last; loggers get its results as `evaluation/...`.
+    after the last; loggers get its results as `evaluation/...`. `started` is called once it is known that the
+    folder's run is this one.
 
     Raises:
         CheckpointError: `folder/last.pt` is damaged, or an earlier version wrote it.
@@ -39,6 +41,8 @@ def run(
         state = load_checkpoint(folder / LAST, trainer.device, resume=True)
         trainer.load_state_dict(state["trainer"])
         best = float(state["best"])
+    if started is not None:
+        started()
     updates, main = trainer.config.updates, trainer.processes.main
     bar = progress_bar("train", updates, "update", done=trainer.done, stays=True)
     try:

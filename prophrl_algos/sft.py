@@ -65,6 +65,7 @@ def sft(
     *,
     logger: Logger | None = None,
     precision: Precision = "no",
+    started: Callable[[], None] | None = None,
 ) -> float:
     """Fit a policy to demonstrations and return the mean loss of the last tenth of the steps.
 
@@ -78,6 +79,7 @@ def sft(
         folder: Folder of the checkpoint; by default none is written.
         logger: Logs the loss every 50 steps.
         precision: Precision of the matrix products in the loss.
+        started: Called once it is known that the folder's run is this one.
 
     Raises:
         FloatingPointError: The loss is not finite; nothing of that step is saved.
@@ -90,6 +92,8 @@ def sft(
     path = None if folder is None else folder / LAST
     parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule}
     first, losses = _resume(path, parts, config)
+    if started is not None:
+        started()
     policy.train()
     for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", mininterval=5):
         # A generator per step, so that a resumed run draws what the whole one would have drawn.

@@ -32,7 +32,7 @@ from prophet_gym.train._dynamics import Dreams, Rehearsal, inputs_of, rehearsed
 from prophet_gym.train._fit import fit
 from prophet_gym.train._full import Batching, Draws, ToolVideos, choose_trained, encode_chunk, train_full
 from prophet_gym.train._pretrain import MAY_CHANGE, FullOptions, open_clips
-from prophet_gym.train._run_folder import begin_run, record_start, run_lock, steps_done
+from prophet_gym.train._run_folder import begin_run, record_start, require_steps, run_lock, steps_done
 
 _NAME = "distill"
 _CHUNKS = 4  # mean length of the small Prophet's training dreams, as in `prophet train`
@@ -78,6 +78,7 @@ def main(args: Args) -> None:
         student.transformer.enable_gradient_checkpointing()
     with run_lock(args.out, main=accelerator.is_main_process):
         begin_run(args.out, args, begun=steps_done(args.out, _NAME) > 0, free=MAY_CHANGE, stage=_NAME)
+        require_steps(args.out, _NAME, args.steps)
         if accelerator.is_main_process:
             record_start(args.out, "prophet distill", args)
         (_distill_small if small else _distill_full)(student, teacher, levels, args, accelerator)

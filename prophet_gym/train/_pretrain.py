@@ -33,7 +33,7 @@ from prophet_gym.prophet import Prophet
 from prophet_gym.prophet._action_frames import plan
 from prophet_gym.train._fit import FitConfig
 from prophet_gym.train._full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
-from prophet_gym.train._run_folder import begin_run, record_start, run_lock, steps_done
+from prophet_gym.train._run_folder import begin_run, record_start, require_steps, run_lock, steps_done
 
 Actions = Float32[np.ndarray, "k a"]
 ModelActions = Float32[np.ndarray, "k m"]
@@ -119,6 +119,7 @@ def main(args: Args) -> None:
         prophet.transformer.enable_gradient_checkpointing()
     with run_lock(args.out, main=accelerator.is_main_process):
         begin_run(args.out, args, begun=steps_done(args.out, "full") > 0, free=MAY_CHANGE)
+        require_steps(args.out, "full", args.steps)
         if accelerator.is_main_process:
             record_start(args.out, "prophet pretrain", args)
         train_full(prophet, clips, args.out, args.schedule(), batching, accelerator=accelerator)

@@ -230,11 +230,7 @@ class States:
         newest = states[-1]
         try:
             progress = read_json(newest / _PROGRESS, CheckpointError)
-            if progress["step"] > steps:
-                raise ValueError(
-                    f"{self.run}: {self.name} has {progress['step']} steps already, and {steps} are asked for: ask for "
-                    "as many or more, or use another folder"
-                )
+            require_steps(self.run, self.name, steps)
             # Accelerate reads these with `weights_only=True`, but neither compares checksums nor limits what unpacks.
             for path in sorted({*newest.glob("*.bin"), *newest.glob("custom_*.pkl")}):
                 read_torch(path)
@@ -277,6 +273,15 @@ def steps_done(folder: Path, name: str) -> int:
     """Return how many steps of a model the newest state of a run has; 0 without a state."""
     states = _list_states(folder, name)
     return int(read_json(states[-1] / _PROGRESS, CheckpointError)["step"]) if states else 0
+
+
+def require_steps(folder: Path, name: str, steps: int) -> None:
+    """Raise ValueError if a run has taken more steps of a model than are asked for."""
+    if (done := steps_done(folder, name)) > steps:
+        raise ValueError(
+            f"{folder}: {name} has {done} steps already, and {steps} are asked for: ask for as many or more, or use "
+            "another folder"
+        )
 
 
 def read_average(folder: Path, name: str) -> dict[str, Tensor]:

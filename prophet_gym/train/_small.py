@@ -48,7 +48,15 @@ from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
 from prophet_gym.train._fit import FitConfig
-from prophet_gym.train._run_folder import begin_run, counted, read_average, record_start, run_lock, steps_done
+from prophet_gym.train._run_folder import (
+    begin_run,
+    counted,
+    read_average,
+    record_start,
+    require_steps,
+    run_lock,
+    steps_done,
+)
 from prophet_gym.train._view import measure_view
 
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
@@ -107,12 +115,12 @@ def main(args: Args) -> None:
         folder = None if args.base is None else Checkpoint.named(args.base).folder
         stages = _chosen_stages(args)
         _begin_run(args, folder, stages)
-        record_start(args.out, "prophet train", args)
         base, known = (None if name is None else _load_small(name) for name in (args.base, args.init_from))
         if base is not None and len(args.cameras) > base.views:
             raise ValueError(
                 f"the base {folder} dreams only {FIRST_CAMERA}, got cameras={args.cameras}; leave them away"
             )
+        record_start(args.out, "prophet train", args)
         _Training(args, base, known, torch.device(resolved_device(args.device))).run(stages)
 
 
@@ -152,18 +160,22 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
     known = {"init_from": args.init_from}
     network = {} if base is not None else {"layers": args.layers, "width": args.width, **views, **known}
     # Steps and minutes are not among them: a run may resume with more.
-    steps = {name: getattr(args, name) for name in ("batch_size", "chunks", "single_until", "warmup", "ema")}
+    training = {name: getattr(args, name) for name in ("batch_size", "chunks", "single_until", "warmup", "ema")}
     asked: dict[str, dict[str, Any]] = {
         "autoencoder": {**recorded, **known},
         "decoder": recorded,
         "latents": {**recorded, "base": base},
         "tracker": begins,
-        "transformer": {**begins, **network, **steps, "learning_rate": args.learning_rate},
+        "transformer": {**begins, **network, **training, "learning_rate": args.learning_rate},
     }
     done = {stage: steps_done(args.out, stage) > 0 for stage in asked}
     # Latents may be made again as long as nothing was trained on them; left as they are, they must be of this data.
     encoded = (args.out / "latents.npz").exists()
     done["latents"] = encoded and ("latents" not in stages or done["tracker"] or done["transformer"])
+    most = (args.autoencoder_steps, args.decoder_steps, args.tracker_steps, args.steps)
+    for stage, steps in zip(("autoencoder", "decoder", "tracker", "transformer"), most, strict=True):
+        if stage in stages:
+            require_steps(args.out, stage, steps)
     for stage, settings in asked.items():
         if stage in stages or (stage == "latents" and encoded and args.data):
             begin_run(args.out, settings, begun=done[stage], stage=stage)

@@ -1,6 +1,7 @@
 """`prophrl sft`: behaviour cloning of a flow policy on recorded episodes."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,11 +64,18 @@ def main(args: Args) -> None:
         policy.fit_actions(demonstrations.all_actions())
     with run_lock(args.out):
         begin_run(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device", "precision"))
-        record_start(args.out, "prophrl sft", args)
         # Other policies choose their precision where they are loaded.
         precision = args.precision if isinstance(policy, SmallVLA) else "no"
         logger = CsvLogger(args.out / "sft.csv")
-        loss = sft(policy, demonstrations.draw, args.config, args.out, logger=logger, precision=precision)
+        loss = sft(
+            policy,
+            demonstrations.draw,
+            args.config,
+            args.out,
+            logger=logger,
+            precision=precision,
+            started=partial(record_start, args.out, "prophrl sft", args),
+        )
         written = str(args.out / LAST)
         if (save := getattr(policy, "save_pretrained", None)) is not None:
             save(args.out / "policy")

@@ -90,10 +90,16 @@ def main(args: Args) -> None:
         begun = (args.out / LAST).exists()
         if main:
             begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
-            record_start(args.out, "prophrl train", args)
         done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
         loggers = [make_logger(name, args.out, done=done) for name in names if main]
-        run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
+        run(
+            trainer,
+            args.out,
+            loggers=loggers,
+            evaluate=evaluate,
+            evaluate_every=args.evaluate_every or 10,
+            started=partial(record_start, args.out, "prophrl train", args) if main else None,
+        )
     if main:
         print(f"{args.out / LAST}: {trainer.done} updates")
 

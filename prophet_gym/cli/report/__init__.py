@@ -21,7 +21,7 @@ class Args(Arguments):
     It has curves with intervals, films, settings, machines and commands, and says what each metric means.
     """
 
-    runs: Annotated[tuple[Path, ...], Several(), tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    run: Annotated[tuple[Path, ...], Several(), tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Folders of runs, their `--out`; several are drawn on the same axes, and those that differ in their seed alone as
     one curve with an interval."""
     out: OutFile | None = None
@@ -56,12 +56,12 @@ def write_report(
     from prophet_gym.cli.report._runs import group_runs, read_run
 
     rates = {name for texts in meanings.values() for name, text in texts.items() if text.startswith("Fraction")}
-    out = args.out or args.runs[0] / "report.html"
+    out = args.out or args.run[0] / "report.html"
     if args.films:
-        for folder in args.runs:
+        for folder in args.run:
             film(read_run(folder), args.films, resolved_device(args.device))
     while True:
-        runs = [read_run(folder, waiting=args.live) for folder in args.runs]
+        runs = [read_run(folder, waiting=args.live) for folder in args.run]
         going = args.live and any(run.running for run in runs)
         atomic_write(out, page(group_runs(runs, rates), meanings, unit, args.every if going else None))
         if not going:

@@ -40,13 +40,13 @@ def test_a_mean_over_neighbours_covers_the_truth_and_keeps_few_values_as_they_ar
     np.testing.assert_array_equal(smoothed(few)[0], few)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.3, 12.7), (1e-9, 3e-9), (0, 31_000), (-5, -4.9)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.3, 12.7), (1e-9, 3e-9), (0.0, 31e3), (-5.0, -4.9)])
 def test_ticks_are_round_and_inside(low, high):
     found = ticks(low, high, 5)
     assert 2 <= len(found) <= 6
     assert all(low - 1e-9 * abs(low) <= tick <= high + 1e-9 * abs(high) for tick in found)
     assert all(len(f"{abs(tick):.6g}".strip("0.").replace(".", "").split("e")[0].rstrip("0")) <= 3 for tick in found)
-    assert all(tick == round(tick) for tick in ticks(0, 2, 6, whole=True))
+    assert all(tick == round(tick) for tick in ticks(0.0, 2.0, 6, whole=True))
 
 
 def test_numbers_are_short():
