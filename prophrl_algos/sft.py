@@ -107,10 +107,7 @@ def sft(
             raise FloatingPointError(
                 f"the loss of step {step} is {losses[-1]}; look at the demonstrations or lower the learning rate"
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
-        optimizer.step()
+        _step(loss, weights, optimizer, config.max_grad_norm)
         schedule.step()
         last = step + 1 == config.steps
         if logger is not None and (step % 50 == 0 or last):
@@ -121,6 +118,13 @@ def sft(
     policy.eval()
     recent = losses[-max(config.steps // 10, 1) :]
     return sum(recent) / len(recent)
+
+
+def _step(loss: Tensor, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, norm: float | int) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(weights, norm)
+    optimizer.step()
 
 
 def _optimizer(weights: list[nn.Parameter], config: SftConfig) -> torch.optim.AdamW:
