@@ -172,13 +172,13 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
     # Latents may be made again as long as nothing was trained on them; left as they are, they must be of this data.
     encoded = (args.out / "latents.npz").exists()
     done["latents"] = encoded and ("latents" not in stages or done["tracker"] or done["transformer"])
+    for stage, settings in asked.items():
+        if stage in stages or (stage == "latents" and encoded and args.data):
+            begin_run(args.out, settings, begun=done[stage], stage=stage)
     most = (args.autoencoder_steps, args.decoder_steps, args.tracker_steps, args.steps)
     for stage, steps in zip(("autoencoder", "decoder", "tracker", "transformer"), most, strict=True):
         if stage in stages:
             require_steps(args.out, stage, steps)
-    for stage, settings in asked.items():
-        if stage in stages or (stage == "latents" and encoded and args.data):
-            begin_run(args.out, settings, begun=done[stage], stage=stage)
 
 
 @dataclass(frozen=True)
