@@ -20,7 +20,7 @@ def run(
     loggers: Sequence[Logger] = (),
     evaluate: Callable[[], Metrics] | None = None,
     evaluate_every: int = 10,
-    started: Callable[[], None] | None = None,
+    started: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the remaining updates of a run, and save it in a folder.
 
@@ -41,8 +41,7 @@ def run(
         state = load_checkpoint(folder / LAST, trainer.device, resume=True)
         trainer.load_state_dict(state["trainer"])
         best = float(state["best"])
-    if started is not None:
-        started()
+    started()
     updates, main = trainer.config.updates, trainer.processes.main
     bar = progress_bar("train", updates, "update", done=trainer.done, stays=True)
     try:

@@ -65,7 +65,7 @@ def sft(
     *,
     logger: Logger | None = None,
     precision: Precision = "no",
-    started: Callable[[], None] | None = None,
+    started: Callable[[], None] = lambda: None,
 ) -> float:
     """Fit a policy to demonstrations and return the mean loss of the last tenth of the steps.
 
@@ -92,8 +92,7 @@ def sft(
     path = None if folder is None else folder / LAST
     parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule}
     first, losses = _resume(path, parts, config)
-    if started is not None:
-        started()
+    started()
     policy.train()
     for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", mininterval=5):
         # A generator per step, so that a resumed run draws what the whole one would have drawn.

@@ -179,6 +179,10 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
     for stage, settings in asked.items():
         if stage in stages or (stage == "latents" and encoded and args.data):
             begin_run(args.out, settings, begun=done[stage], stage=stage)
+    most = (args.autoencoder_steps, args.decoder_steps, args.tracker_steps, args.steps)
+    for stage, steps in zip(("autoencoder", "decoder", "tracker", "transformer"), most, strict=True):
+        if stage in stages:
+            require_steps(args.out, stage, steps)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def main(args: Args) -> None:
                 loggers=loggers,
                 evaluate=evaluate,
                 evaluate_every=args.evaluate_every or 10,
-                started=partial(record_start, args.out, "prophrl train", args) if main else None,
+                started=partial(record_start, args.out, "prophrl train", args) if main else lambda: None,
             )
     if main:
         print(f"{args.out / LAST}: {trainer.done} updates")
