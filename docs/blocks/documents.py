@@ -24,7 +24,7 @@ DOCUMENTS = (
     ROOT / "docs" / "embodiments.md",
     ROOT / "docs" / "envs.md",
     ROOT / "docs" / "evaluation.md",
-    ROOT / "docs" / "scale.md",
+    ROOT / "docs" / "how-to" / "scale.md",
     ROOT / "docs" / "speed.md",
     ROOT / "docs" / "training.md",
     ROOT / "docs" / "algorithms.md",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.scale import Args, Phases, Plan, best, main, simulate
+from benchmarks.workers.scale import Args, Phases, Plan, best, main, simulate
 
 EVEN = Phases(group=10.0, update=6.0, weights=1.0, serial=2.0, spread=0.0)
 
@@ -57,8 +57,8 @@ def test_the_best_share_is_no_worse_than_taking_turns():
 def test_measured_runs_stand_beside_simulated_ones(tmp_path, capsys):
     runs = [{"workers": 1, "groups": 2, "staleness": 0, "updates": 50, "seconds": 27.5, "phases": vars(EVEN)}]
     (tmp_path / "runs.json").write_text(json.dumps({"runs": runs}))
-    main(Args(gpus=(1, 8), staleness=(0,), check=tmp_path / "runs.json", json=tmp_path / "scale.json"))
-    (row,) = json.loads((tmp_path / "scale.json").read_text())["checked"]
+    main(Args(gpus=(1, 8), staleness=(0,), check=tmp_path / "runs.json", json=tmp_path / "workers/scale.json"))
+    (row,) = json.loads((tmp_path / "workers/scale.json").read_text())["checked"]
     assert row["measured"] == 27.5
     assert row["simulated"] == pytest.approx(27, rel=0.01)
     assert "1 workers, staleness 0: 27.50 s per update measured" in capsys.readouterr().out

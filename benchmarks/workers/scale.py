@@ -1,7 +1,7 @@
 """Say from measured seconds of each phase what a run would take on 1, 8, 64 or 512 GPUs, by simulating its events.
 
-    python -m benchmarks.scale --json benchmarks/results/scale.json
-    python -m benchmarks.scale --group 40 --update 25 --weights 3 --learners 1 2 8     # your own seconds
+    python -m benchmarks.workers.scale --json benchmarks/results/workers/scale.json
+    python -m benchmarks.workers.scale --group 40 --update 25 --weights 3 --learners 1 2 8     # your own seconds
 
 Groups of rollouts are made by workers, each on a GPU; updates by learners, which share the work evenly but for a part
 that does not shrink (`serial`: the exchange of gradients, the optimizer's step). `together` lets all GPUs do both in
@@ -132,7 +132,7 @@ class Args:
     groups: int = 64  # Groups per update.
     gpus: tuple[int, ...] = (1, 8, 64, 512)
     staleness: tuple[int, ...] = (0, 1, 2)
-    check: Path | None = None  # JSON of measured runs to compare with, as `benchmarks.rollouts` writes it.
+    check: Path | None = None  # JSON of measured runs to compare with, as `benchmarks.workers.scaling` writes it.
     json: Path | None = None
 
 
