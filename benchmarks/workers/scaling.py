@@ -1,7 +1,7 @@
 """Measure seconds per update with one, two and four Ray workers, for the simulation of larger runs to be checked by.
 
     python -m benchmarks.workers.scaling --json benchmarks/results/workers/scaling.json
-    python -m benchmarks.workers.scale --check benchmarks/results/workers/scaling.json --json benchmarks/results/workers/scale.json
+    python -m benchmarks.workers.scale --check benchmarks/results/workers/scaling.json
 
 Groups of rollouts and updates take a known time without computing (they sleep), so four workers fit on two cores; all
 else is the real run of a tiny policy: queue, weights, object store, gradient. Its seconds are measured by a run of one
@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmarks.workers.scale import Phases
 from benchmarks.speed.harness import recorded
+from benchmarks.workers.scale import Phases
 from benchmarks.workers.toy import make, trainer_of
 from prophrl_algos.rollout import RayOptions, RayRollouts
 from prophrl_algos.trainer import TrainerConfig
