@@ -14,6 +14,8 @@ SUITES = {
 """LIBERO's suites: their part of an id, and the chunks of 8 actions in one of their episodes."""
 PERTURBED = {"Object": "object", "Swap": "swap", "Language": "lan", "Task": "task"}
 """LIBERO-PRO's perturbations of each suite: their part of an id, and the end of the suites' names."""
+REMOTE = "RemoteProphet-v0"
+"""The id of a learned simulator on a server, for `gym.make_vec` alone: `url` is an argument, or in `$PROPHET_URL`."""
 # Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of 5, as the paper's policies act.
 BRIDGE_STEPS = 24
 
@@ -37,3 +39,5 @@ def register_ids() -> None:
             gym.register(
                 id_, single, vector_entry_point=vector, max_episode_steps=steps, disable_env_checker=True, kwargs=kwargs
             )
+    if REMOTE not in gym.registry:
+        gym.register(REMOTE, vector_entry_point="prophet_gym.serve:RemoteProphetVectorEnv", max_episode_steps=30)

@@ -40,6 +40,10 @@ class SimulatorLostError(ProphetError, RuntimeError):
     """Signal that a simulator process has died; its episodes are lost, and a new env can be made."""
 
 
+class ServerLostError(ProphetError, ConnectionError):
+    """Signal that the server of a remote env, or its session there, is gone; `reconnect` continues from a snapshot."""
+
+
 class RunInUseError(ProphetError, RuntimeError):
     """Signal that another process trains in the same folder; the message names the process."""
 

@@ -20,6 +20,7 @@ LAYERS = [
     {"checkpoint"},
     {"train", "evaluation", "interop"},
     {"factory"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 ]

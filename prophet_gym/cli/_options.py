@@ -8,13 +8,19 @@ from prophet_gym._arguments import Arguments, DeviceOrAuto, Items, Seed, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamOptions(Arguments):
-    """Choose the world model, its device and the seed of its dreams."""
+class WorldModelOptions(Arguments):
+    """Choose the world model and its device."""
 
     world_model: str = "bundled"
     """Checkpoint of the world model: `bundled`, the name of a bundled one, a folder, or a Hub repository."""
     device: DeviceOrAuto = "auto"
     """Device to compute on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamOptions(WorldModelOptions):
+    """Choose the world model, its device and the seed of its dreams."""
+
     seed: Seed = 0
     """Seed of the dreams' noise."""
 

@@ -1,0 +1,272 @@
+"""The HTTP and WebSocket interface of the sessions, and its token, limits, health and metrics."""
+
+import asyncio
+import base64
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from prophet_gym._checks import first_line
+from prophet_gym.serve._messages import BINARY, JSON, PROTOCOL, PROTOCOL_HEADER, failure, pack, unpack
+from prophet_gym.serve._openenv import Conversation, as_json, schema
+from prophet_gym.serve._sessions import ACTS, RefusedError, Sessions, memory_in_use
+
+SLOWEST = 60.0
+"""Seconds that a request may take to arrive."""
+
+
+def build_app(sessions: Sessions, token: str, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """Return the application; `routes` are more of them, behind the same token."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        del app
+        watch = asyncio.create_task(sessions.close_idle())
+        yield
+        watch.cancel()
+        await asyncio.to_thread(sessions.stop)
+
+    service = Service(sessions)
+    own = [
+        Route("/health", service.health),
+        Route("/metrics", service.metrics),
+        Route("/metadata", service.metadata),
+        Route("/schema", service.schema),
+        Route("/v1/sessions", service.create, methods=["POST"]),
+        Route("/v1/sessions/{session}", service.close, methods=["DELETE"]),
+        Route("/v1/sessions/{session}/{act}", service.act, methods=["POST"]),
+        WebSocketRoute("/ws", service.talk),
+    ]
+    return Guard(Starlette(routes=[*own, *routes], lifespan=lifespan), token)
+
+
+class Guard:
+    """Refuse who has no token, who comes from another page, and who speaks another version of the protocol."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self._token = app, token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer that it is refused."""
+        refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
+        if refusal is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
+        else:
+            await refusal(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        protocol = headers.get(PROTOCOL_HEADER, str(PROTOCOL))
+        if protocol != str(PROTOCOL):
+            told = f"the server speaks protocol {PROTOCOL} (prophet-gym {version('prophet-gym')}), the client {protocol!r}"
+            return _failed(RefusedError(426, f"{told}: install the same version on both sides"))
+        origin = headers.get("origin")
+        # A browser sends what it knows of this server with requests of any page.
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            return _failed(RefusedError(403, f"requests of pages from elsewhere are refused, got one from {origin!r}"))
+        if scope["path"] == "/health" or hmac.compare_digest(_secret(headers.get("authorization", "")), self._token):
+            return None
+        refusal = _failed(RefusedError(401, "the token of the server is needed: the header Authorization: Bearer TOKEN"))
+        refusal.headers["WWW-Authenticate"] = "Basic"  # a browser asks for it: any name, the token as the password
+        return refusal
+
+
+def _secret(authorization: str) -> bytes:
+    kind, _, value = authorization.partition(" ")
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(value).partition(b":")[2]
+        except ValueError:
+            return b""
+    return value.strip().encode() if kind.lower() == "bearer" else b""
+
+
+class Service:
+    """Answer requests about sessions."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions, self._most = sessions, sessions.limits.megabytes * 10**6
+
+    async def health(self, request: Request) -> Response:
+        """Say that the server runs; the only answer without a token."""
+        del request
+        return JSONResponse({"status": "healthy", "version": version("prophet-gym"), "protocol": PROTOCOL})
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the counts in Prometheus's text format."""
+        del request
+        return PlainTextResponse("\n".join(_metrics(self.sessions)) + "\n", media_type="text/plain; version=0.0.4")
+
+    async def metadata(self, request: Request) -> Response:
+        """Describe the server as OpenEnv asks."""
+        del request
+        told = {"name": "prophet", "description": "episodes imagined by a learned world model of a robot"}
+        return JSONResponse(told | {"version": version("prophet-gym")})
+
+    async def schema(self, request: Request) -> Response:
+        """Describe actions and observations of `/ws` as OpenEnv asks."""
+        del request
+        return JSONResponse(schema())
+
+    async def create(self, request: Request) -> Response:
+        """Open a session."""
+
+        async def work(message: dict[str, Any], body: bytes) -> dict[str, Any]:
+            del body
+            return self.sessions.create(message)
+
+        return await self._respond("create", request, work, 201)
+
+    async def act(self, request: Request) -> Response:
+        """Reset, step, restore or save a session."""
+        name, act = request.path_params["session"], request.path_params["act"]
+
+        async def work(message: dict[str, Any], body: bytes) -> bytes:
+            if act not in ACTS:
+                raise RefusedError(404, f"a session can {', '.join(ACTS)}, got {act[:40]!r}")
+            return await self.sessions.act(name, act, message, body)
+
+        return await self._respond(act if act in ACTS else "unknown", request, work)
+
+    async def close(self, request: Request) -> Response:
+        """Close a session."""
+
+        async def work(message: dict[str, Any], body: bytes) -> dict[str, Any]:
+            del message, body
+            await self.sessions.close(request.path_params["session"])
+            return {"closed": True}
+
+        return await self._respond("close", request, work)
+
+    async def talk(self, socket: WebSocket) -> None:
+        """Answer over a WebSocket: messages of ours in binary frames, those of OpenEnv in texts."""
+        await socket.accept()
+        conversation = Conversation(self.sessions)
+        try:
+            while True:
+                frame = await socket.receive()
+                if frame["type"] == "websocket.disconnect":
+                    break
+                if frame.get("bytes") is not None:
+                    await socket.send_bytes(await self._frame(frame["bytes"]))
+                elif (answer := await conversation.answer(frame["text"])) is not None:
+                    await socket.send_text(json.dumps(answer))
+                else:
+                    await socket.close()
+                    break
+        except WebSocketDisconnect:
+            pass
+        finally:
+            await conversation.close()
+
+    async def _frame(self, body: bytes) -> bytes:
+        """Answer one binary message: `act`, `session` and what the body of the same request over HTTP has."""
+        begun, act = time.perf_counter(), "unknown"
+        try:
+            message = unpack(body)
+            asked, name = message.pop("act", None), str(message.pop("session", ""))
+            if asked not in ("create", "close", *ACTS):
+                raise RefusedError(404, f"act must be create, close, {', '.join(ACTS)}, got {str(asked)[:40]!r}")
+            act = str(asked)
+            if act == "create":
+                answer = pack(self.sessions.create(message))
+            elif act == "close":
+                await self.sessions.close(name)
+                answer = pack({"closed": True})
+            else:
+                answer = await self.sessions.act(name, act, message, body)
+            self._count(act, 200, begun)
+        except Exception as error:
+            self._count(act, _status(error), begun)
+            return pack({"status": _status(error), "error": failure(error)})
+        return answer
+
+    async def _respond(self, act: str, request: Request, work: Any, status: int = 200) -> Response:
+        begun = time.perf_counter()
+        try:
+            body = await self._body(request)
+            answer = await work(_message(request.headers.get("content-type", ""), body), body)
+            if request.headers.get("accept") == JSON:
+                response: Response = JSONResponse(as_json(unpack(answer) if isinstance(answer, bytes) else answer), status)
+            else:
+                packed = answer if isinstance(answer, bytes) else pack(answer)
+                response = Response(packed, status, media_type=BINARY)
+        except Exception as error:
+            response = _failed(error)
+        self._count(act, response.status_code, begun)
+        return response
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the body; RefusedError for one that is too large, or too slow."""
+        body, wanted = bytearray(), f"a request has at most {self.sessions.limits.megabytes} MB"
+        try:
+            async with asyncio.timeout(SLOWEST):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self._most:
+                        raise RefusedError(413, f"{wanted}, and this one has more")
+        except TimeoutError as error:
+            raise RefusedError(408, f"a request must arrive within {SLOWEST:g} s") from error
+        return bytes(body)
+
+    def _count(self, act: str, status: int, begun: float) -> None:
+        self.sessions.counts[act, str(status)] += 1
+        self.sessions.seconds[act] += time.perf_counter() - begun
+
+
+def _message(kind: str, body: bytes) -> dict[str, Any]:
+    if not body:
+        return {}
+    if not kind.startswith(JSON):
+        return unpack(body)
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a body of {JSON} must be JSON ({first_line(error)})") from error
+    if not isinstance(message, dict):
+        raise ValueError(f"a message must be an object of names and values, got {type(message).__name__}")
+    return message
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, RefusedError):
+        return error.status
+    return 400 if isinstance(error, ValueError | KeyError | TypeError) or "ResetNeeded" in type(error).__name__ else 500
+
+
+def _failed(error: Exception) -> Response:
+    return JSONResponse({"status": _status(error), "error": failure(error)}, _status(error))
+
+
+def _metrics(sessions: Sessions) -> Iterator[str]:
+    gauges: Mapping[str, float] = {
+        "prophet_sessions": len(sessions),
+        "prophet_sub_environments": sessions.sub_envs,
+        "prophet_memory_bytes": memory_in_use(),
+        "prophet_model_calls_total": sessions.batcher.batches,
+        "prophet_model_elements_total": sessions.batcher.elements,
+    }
+    for name, value in gauges.items():
+        yield f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}"
+        yield f"{name} {value}"
+    yield "# TYPE prophet_requests_total counter"
+    for (act, status), count in sorted(sessions.counts.items()):
+        yield f'prophet_requests_total{{act="{act}",status="{status}"}} {count}'
+    yield "# TYPE prophet_request_seconds_total counter"
+    for act, seconds in sorted(sessions.seconds.items()):
+        yield f'prophet_request_seconds_total{{act="{act}"}} {seconds:.6f}'
