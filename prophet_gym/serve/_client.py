@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,11 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
         )
         self.served: dict[str, Any] = {}
         self.last_snapshot: list[bytes] | None = None
-        told = self._open()
+        try:
+            told = self._open()
+        except BaseException:
+            self._connection.close()
+            raise
         self.num_envs, self.render_mode = self._options.num_envs, render_mode
         self.max_episode_steps, self.split = self._options.max_episode_steps, self._options.starts
         mode = AutoresetMode(self._options.autoreset_mode)
@@ -180,10 +185,8 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
         del kwargs
         connection = getattr(self, "_connection", None)  # none where the constructor was refused
         if connection is not None and getattr(self, "_session", None):
-            try:
-                connection.ask("DELETE", f"/v1/sessions/{self._session}", {}, tries=1)
-            except Exception:  # the server closes it when it has been idle
-                gym.logger.debug("the session could not be closed")
+            with suppress(Exception):  # what is not closed now the server closes when it has been idle
+                connection.ask("DELETE", f"/v1/sessions/{self._session}", {}, tries=2)
             connection.close()
 
     def _open(self) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def make_server(sessions: Sessions, token: str, routes: Sequence[BaseRoute] = ()
         lifespan="on",
         ws="websockets-sansio",
         ws_max_size=limits.megabytes * 10**6,
+        timeout_keep_alive=75,  # a learner thinks between its rollouts
         timeout_graceful_shutdown=10,
         server_header=False,
     )

@@ -40,13 +40,15 @@ class Running:
         self.socket = listen("127.0.0.1", 0)
         self.port = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.envs = []
         self.server = make_server(self.sessions, TOKEN, routes)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()
         wait_until(lambda: self.server.started)
 
     def env(self, num_envs=2, **kwargs):
-        return RemoteProphetVectorEnv(self.url, num_envs, **kwargs)
+        self.envs.append(RemoteProphetVectorEnv(self.url, num_envs, **kwargs))
+        return self.envs[-1]
 
     def ask(self, path, body=b"", method=None, headers=None, token=TOKEN):
         """Status and body of the answer to a plain request; a dict is sent as JSON, and asked for as JSON."""
@@ -57,6 +59,8 @@ class Running:
         return ask(self.url + path, body, method, head | (headers or {}))
 
     def stop(self):
+        for envs in self.envs:
+            envs.close()
         self.server.should_exit = True
         self.thread.join(20)
         assert not self.thread.is_alive()
