@@ -57,5 +57,8 @@ def main(args: Args) -> None:
         print(f"prophet serve: {args.world_model} at http://{host}:{port}")
         print(f"token: {token if args.token_file is None else f'in {args.token_file}'}", flush=True)
         if not is_loopback(args.host):
-            print("What is sent can be read on the way: use it inside a trusted network, an SSH tunnel or TLS.", flush=True)
+            print(
+                "What is sent can be read on the way: use it inside a trusted network, an SSH tunnel or TLS.",
+                flush=True,
+            )
         server.run(sockets=[socket])

@@ -73,7 +73,9 @@ class Guard:
         headers = Headers(scope=scope)
         protocol = headers.get(PROTOCOL_HEADER, str(PROTOCOL))
         if protocol != str(PROTOCOL):
-            told = f"the server speaks protocol {PROTOCOL} (prophet-gym {version('prophet-gym')}), the client {protocol!r}"
+            told = (
+                f"the server speaks protocol {PROTOCOL} (prophet-gym {version('prophet-gym')}), the client {protocol!r}"
+            )
             return _failed(RefusedError(426, f"{told}: install the same version on both sides"))
         origin = headers.get("origin")
         # A browser sends what it knows of this server with requests of any page.
@@ -81,7 +83,9 @@ class Guard:
             return _failed(RefusedError(403, f"requests of pages from elsewhere are refused, got one from {origin!r}"))
         if scope["path"] == "/health" or hmac.compare_digest(_secret(headers.get("authorization", "")), self._token):
             return None
-        refusal = _failed(RefusedError(401, "the token of the server is needed: the header Authorization: Bearer TOKEN"))
+        refusal = _failed(
+            RefusedError(401, "the token of the server is needed: the header Authorization: Bearer TOKEN")
+        )
         refusal.headers["WWW-Authenticate"] = "Basic"  # a browser asks for it: any name, the token as the password
         return refusal
 
@@ -202,7 +206,9 @@ class Service:
             body = await self._body(request)
             answer = await work(_message(request.headers.get("content-type", ""), body), body)
             if request.headers.get("accept") == JSON:
-                response: Response = JSONResponse(as_json(unpack(answer) if isinstance(answer, bytes) else answer), status)
+                response: Response = JSONResponse(
+                    as_json(unpack(answer) if isinstance(answer, bytes) else answer), status
+                )
             else:
                 packed = answer if isinstance(answer, bytes) else pack(answer)
                 response = Response(packed, status, media_type=BINARY)

@@ -222,7 +222,9 @@ class Connection:
     def __init__(self, url: str, token: str, timeout: float | int) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError(f"url must be http://HOST:PORT, as `prophet serve` prints it, or ${URL_VARIABLE}; got {url!r}")
+            raise ValueError(
+                f"url must be http://HOST:PORT, as `prophet serve` prints it, or ${URL_VARIABLE}; got {url!r}"
+            )
         kind: Callable[..., http.client.HTTPConnection] = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )

@@ -40,7 +40,9 @@ class Conversation:
         if kind == "close":
             return None
         if kind not in ("reset", "step", "state"):
-            return _error("UNKNOWN_TYPE", ValueError(f"type must be reset, step, state or close, got {str(kind)[:40]!r}"))
+            return _error(
+                "UNKNOWN_TYPE", ValueError(f"type must be reset, step, state or close, got {str(kind)[:40]!r}")
+            )
         try:
             if kind == "state":
                 return {"type": "state", "data": {"episode_id": self._name, "step_count": self._count}}
@@ -85,7 +87,11 @@ class Conversation:
 def schema() -> dict[str, Any]:
     """Return JSON schemas of actions, observations and state."""
     actions = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
-    image, text, number = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}, "string", "number"
+    image, text, number = (
+        {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"},
+        "string",
+        "number",
+    )
     seen = {"image": image, "frames": {"type": "array", "items": image}, "instruction": {"type": text}}
     seen |= {"uncertainty": {"type": number}, "success": {"type": "boolean"}, "scored": {"type": "boolean"}}
     state = {"episode_id": {"type": text}, "step_count": {"type": "integer"}}

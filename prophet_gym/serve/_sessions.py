@@ -227,7 +227,7 @@ class Sessions:
         return self._open[name]
 
 
-def _gone(name: str, idle: float) -> RefusedError:
+def _gone(name: str, idle: float | int) -> RefusedError:
     why = f"it was closed, or idle for {idle:g} s, or the server was restarted"
     return RefusedError(404, f"there is no session {name[:40]!r}: {why}")
 

@@ -117,10 +117,8 @@ def test_fifty_sessions_step_together_and_each_dreams_as_alone(server):
     def play(seed):
         envs = server.env(1, max_episode_steps=None)
         rng = np.random.default_rng(seed)
-        found = [envs.reset(seed=seed)]
-        for _ in range(4):
-            found.append(envs.step(rng.uniform(-1, 1, (1, 4, 7)).astype(np.float32)))
-        return found
+        actions = rng.uniform(-1, 1, (4, 1, 4, 7)).astype(np.float32)
+        return [envs.reset(seed=seed), *map(envs.step, actions)]
 
     with ThreadPoolExecutor(50) as threads:
         played = list(threads.map(play, range(50)))
@@ -185,7 +183,8 @@ def test_a_client_that_does_not_read_holds_up_nobody(running):
     server = running(Limits(idle=60), world_model=CountingWorldModel(chunk=4, frame_size=(256, 256)), starts=large())
     path = opened(server, num_envs=16)
     body = pack({"actions": np.zeros((16, 4, 7), np.float32)})
-    head = f"POST {path}/step HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path}/step HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as lazy:
         for _ in range(3):
             lazy.sendall(head.encode() + body)  # and nobody reads the 12 MB of each answer
