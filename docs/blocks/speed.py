@@ -242,3 +242,35 @@ def training() -> str:
         f"{peaks[0]:.0f} GFLOP/s in float32 and {peaks[1]:.0f} in bf16. From the first import to the first step of the "
         f"env: {now}; {before} at {report['base']}."
     )
+
+
+def remote() -> str:
+    """Return what a step of an env on a server costs over the same step here."""
+    command = "python -m benchmarks.remote"
+    report = load("speed/remote.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    rows = [
+        [
+            count,
+            f"`{render}`",
+            f"{each['local_ms']:.0f}",
+            f"{each['remote_ms']:.0f}",
+            f"{each['way_ms']:.1f}",
+            f"{each['ratio']:.2f} [{each['ratio_quartiles'][0]:.2f}, {each['ratio_quartiles'][1]:.2f}]",
+            str(each["largest_difference"]),
+        ]
+        for render in ("chunk", "step")
+        for count, each in report[render].items()
+    ]
+    header = ["sub-environments", "`render`", "ms here", "ms on a server", "ms of the way", "ratio", "difference"]
+    clients = report["clients"]
+    rates = {name: f"{clients[f'{name}_chunks_per_s']:.1f}" for name in ("together", "in_turn", "one_client")}
+    return (
+        f"{markdown_table(header, rows)}\n\nMedians and quartiles of neighbouring steps of one run; the largest "
+        f"difference of images, in grey levels. {clients['clients']} clients of one sub-environment make "
+        f"{rates['together']} chunks a second at the same time, in batches of {clients['mean_batch']:.1f} on average, and "
+        f"{rates['in_turn']} one after the other: a gain of {clients['gain']:.2f}. One of {clients['clients']} "
+        f"makes {rates['one_client']}. `{report['command']}` at {report['commit'][:7]}, load before "
+        f"{report['load']['before']:.1f}, on {where(report['machine'])}."
+    )

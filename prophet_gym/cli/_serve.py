@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from prophet_gym._arguments import Items, NotNegative, Positive, Whole, resolved_device
+from prophet_gym._arguments import Whole, resolved_device
 from prophet_gym.cli._options import WorldModelOptions
+from prophet_gym.serve._sessions import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(WorldModelOptions):
+class Args(WorldModelOptions, Limits):
     """Serve a world model until Ctrl-C; `prophet_gym.serve.RemoteProphetVectorEnv` is its client.
 
     Sessions of all clients share the model, and their steps become one batch. Every request needs the token.
@@ -25,33 +26,19 @@ class Args(WorldModelOptions):
     """Port; 0 takes a free one."""
     token_file: Path | None = None
     """File of the token, made with a random one if it does not exist; by default a new one is printed."""
-    sessions: Items = 64
-    """Most sessions at once."""
-    batch_size: Items = 64
-    """Most sub-environments in a session, and in a batch of several sessions."""
-    megabytes: Items = 256
-    """Largest request."""
-    idle_minutes: Positive = 10.0
-    """A session without a request for so long is closed."""
-    window_ms: NotNegative = 5.0
-    """Steps of several sessions that arrive within so many milliseconds become one batch."""
 
 
 def main(args: Args) -> None:
     from prophet_gym.factory import EnvOptions
     from prophet_gym.serve._server import is_loopback, listen, load_sessions, make_server, read_token
-    from prophet_gym.serve._sessions import Limits
 
-    limits = Limits(
-        args.sessions, args.batch_size, args.megabytes, idle=60 * args.idle_minutes, window=args.window_ms / 1000
-    )
     token = read_token(args.token_file)
     with listen(args.host, args.port) as socket:
         reward = None if args.reward == "None" else args.reward
         options = EnvOptions(
             weights=args.world_model, reward=reward, device=resolved_device(args.device), engine=args.engine
         )
-        server = make_server(load_sessions(options, limits), token)
+        server = make_server(load_sessions(options, args), token)
         host, port = socket.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         print(f"prophet serve: {args.world_model} at http://{host}:{port}")

@@ -4,9 +4,8 @@ import asyncio
 import base64
 import hmac
 import json
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,8 +20,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from prophet_gym._checks import first_line
 from prophet_gym.serve._messages import BINARY, JSON, PROTOCOL, PROTOCOL_HEADER, failure, pack, unpack
-from prophet_gym.serve._openenv import Conversation, as_json, schema
-from prophet_gym.serve._sessions import ACTS, RefusedError, Sessions, memory_in_use
+from prophet_gym.serve._openenv import SCHEMA, Conversation, as_json
+from prophet_gym.serve._sessions import RefusedError, Sessions, memory_in_use, status_of
 
 SLOWEST = 60.0
 """Seconds that a request may take to arrive."""
@@ -45,8 +44,8 @@ def build_app(sessions: Sessions, token: str, routes: Sequence[BaseRoute] = ()) 
         Route("/metrics", service.metrics),
         Route("/metadata", service.metadata),
         Route("/schema", service.schema),
-        Route("/v1/sessions", service.create, methods=["POST"]),
-        Route("/v1/sessions/{session}", service.close, methods=["DELETE"]),
+        Route("/v1/sessions", service.act, methods=["POST"]),
+        Route("/v1/sessions/{session}", service.act, methods=["DELETE"]),
         Route("/v1/sessions/{session}/{act}", service.act, methods=["POST"]),
         WebSocketRoute("/ws", service.talk),
     ]
@@ -105,67 +104,50 @@ class Service:
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions, self._most = sessions, sessions.limits.megabytes * 10**6
+        self._about = {"version": version("prophet-gym"), "protocol": PROTOCOL}
 
     async def health(self, request: Request) -> Response:
         """Say that the server runs; the only answer without a token."""
         del request
-        return JSONResponse({"status": "healthy", "version": version("prophet-gym"), "protocol": PROTOCOL})
+        return JSONResponse({"status": "healthy", **self._about})
+
+    async def metadata(self, request: Request) -> Response:
+        """Describe the server as OpenEnv asks."""
+        del request
+        told = {"name": "prophet", "description": "episodes imagined by a learned world model of a robot"}
+        return JSONResponse(told | {"version": self._about["version"]})
+
+    async def schema(self, request: Request) -> Response:
+        """Describe actions and observations of `/ws` as OpenEnv asks."""
+        del request
+        return JSONResponse(SCHEMA)
 
     async def metrics(self, request: Request) -> Response:
         """Return the counts in Prometheus's text format."""
         del request
         return PlainTextResponse("\n".join(_metrics(self.sessions)) + "\n", media_type="text/plain; version=0.0.4")
 
-    async def metadata(self, request: Request) -> Response:
-        """Describe the server as OpenEnv asks."""
-        del request
-        told = {"name": "prophet", "description": "episodes imagined by a learned world model of a robot"}
-        return JSONResponse(told | {"version": version("prophet-gym")})
-
-    async def schema(self, request: Request) -> Response:
-        """Describe actions and observations of `/ws` as OpenEnv asks."""
-        del request
-        return JSONResponse(schema())
-
-    async def create(self, request: Request) -> Response:
-        """Open a session."""
-
-        async def work(message: dict[str, Any], body: bytes) -> dict[str, Any]:
-            del body
-            return self.sessions.create(message)
-
-        return await self._respond("create", request, work, 201)
-
     async def act(self, request: Request) -> Response:
-        """Reset, step, restore or save a session."""
-        name, act = request.path_params["session"], request.path_params["act"]
-
-        async def work(message: dict[str, Any], body: bytes) -> bytes:
-            if act not in ACTS:
-                raise RefusedError(404, f"a session can {', '.join(ACTS)}, got {act[:40]!r}")
-            return await self.sessions.act(name, act, message, body)
-
-        return await self._respond(act if act in ACTS else "unknown", request, work)
-
-    async def close(self, request: Request) -> Response:
-        """Close a session."""
-
-        async def work(message: dict[str, Any], body: bytes) -> dict[str, Any]:
-            del message, body
-            await self.sessions.close(request.path_params["session"])
-            return {"closed": True}
-
-        return await self._respond("close", request, work)
+        """Answer a request about a session, in safetensors or, where asked for, in JSON."""
+        act = request.path_params.get("act") or ("close" if request.method == "DELETE" else "create")
+        name = request.path_params.get("session", "")
+        try:
+            body = await self._body(request)
+            message = _message(request.headers.get("content-type", ""), body)
+            answer = await self.sessions.answer(act, name, message, body)
+        except Exception as error:
+            return _failed(error)
+        status = 201 if act == "create" else 200
+        if request.headers.get("accept") == JSON:
+            return JSONResponse(as_json(unpack(answer)), status)
+        return Response(answer, status, media_type=BINARY)
 
     async def talk(self, socket: WebSocket) -> None:
         """Answer over a WebSocket: messages of ours in binary frames, those of OpenEnv in texts."""
         await socket.accept()
         conversation = Conversation(self.sessions)
-        try:
-            while True:
-                frame = await socket.receive()
-                if frame["type"] == "websocket.disconnect":
-                    break
+        with suppress(WebSocketDisconnect):
+            while (frame := await socket.receive())["type"] != "websocket.disconnect":
                 if frame.get("bytes") is not None:
                     await socket.send_bytes(await self._frame(frame["bytes"]))
                 elif (answer := await conversation.answer(frame["text"])) is not None:
@@ -173,66 +155,31 @@ class Service:
                 else:
                     await socket.close()
                     break
-        except WebSocketDisconnect:
-            pass
-        finally:
-            await conversation.close()
+        await conversation.close()
 
     async def _frame(self, body: bytes) -> bytes:
         """Answer one binary message: `act`, `session` and what the body of the same request over HTTP has."""
-        begun, act = time.perf_counter(), "unknown"
         try:
             message = unpack(body)
-            asked, name = message.pop("act", None), str(message.pop("session", ""))
-            if asked not in ("create", "close", *ACTS):
-                raise RefusedError(404, f"act must be create, close, {', '.join(ACTS)}, got {str(asked)[:40]!r}")
-            act = str(asked)
-            if act == "create":
-                answer = pack(self.sessions.create(message))
-            elif act == "close":
-                await self.sessions.close(name)
-                answer = pack({"closed": True})
-            else:
-                answer = await self.sessions.act(name, act, message, body)
-            self._count(act, 200, begun)
+            act, name = str(message.pop("act", "")), str(message.pop("session", ""))
+            return await self.sessions.answer(act, name, message, body)
         except Exception as error:
-            self._count(act, _status(error), begun)
-            return pack({"status": _status(error), "error": failure(error)})
-        return answer
-
-    async def _respond(self, act: str, request: Request, work: Any, status: int = 200) -> Response:
-        begun = time.perf_counter()
-        try:
-            body = await self._body(request)
-            answer = await work(_message(request.headers.get("content-type", ""), body), body)
-            if request.headers.get("accept") == JSON:
-                response: Response = JSONResponse(
-                    as_json(unpack(answer) if isinstance(answer, bytes) else answer), status
-                )
-            else:
-                packed = answer if isinstance(answer, bytes) else pack(answer)
-                response = Response(packed, status, media_type=BINARY)
-        except Exception as error:
-            response = _failed(error)
-        self._count(act, response.status_code, begun)
-        return response
+            return pack({"status": status_of(error), "error": failure(error)})
 
     async def _body(self, request: Request) -> bytes:
         """Return the body; RefusedError for one that is too large, or too slow."""
-        body, wanted = bytearray(), f"a request has at most {self.sessions.limits.megabytes} MB"
+        body = bytearray()
         try:
             async with asyncio.timeout(SLOWEST):
                 async for part in request.stream():
                     body += part
                     if len(body) > self._most:
-                        raise RefusedError(413, f"{wanted}, and this one has more")
+                        raise RefusedError(
+                            413, f"a request has at most {self._most // 10**6} MB, and this one has more"
+                        )
         except TimeoutError as error:
             raise RefusedError(408, f"a request must arrive within {SLOWEST:g} s") from error
         return bytes(body)
-
-    def _count(self, act: str, status: int, begun: float) -> None:
-        self.sessions.counts[act, str(status)] += 1
-        self.sessions.seconds[act] += time.perf_counter() - begun
 
 
 def _message(kind: str, body: bytes) -> dict[str, Any]:
@@ -249,30 +196,22 @@ def _message(kind: str, body: bytes) -> dict[str, Any]:
     return message
 
 
-def _status(error: Exception) -> int:
-    if isinstance(error, RefusedError):
-        return error.status
-    return 400 if isinstance(error, ValueError | KeyError | TypeError) or "ResetNeeded" in type(error).__name__ else 500
-
-
 def _failed(error: Exception) -> Response:
-    return JSONResponse({"status": _status(error), "error": failure(error)}, _status(error))
+    return JSONResponse({"status": status_of(error), "error": failure(error)}, status_of(error))
 
 
 def _metrics(sessions: Sessions) -> Iterator[str]:
-    gauges: Mapping[str, float] = {
+    plain = {
         "prophet_sessions": len(sessions),
         "prophet_sub_environments": sessions.sub_envs,
         "prophet_memory_bytes": memory_in_use(),
         "prophet_model_calls_total": sessions.batcher.batches,
         "prophet_model_elements_total": sessions.batcher.elements,
     }
-    for name, value in gauges.items():
+    found: dict[str, Mapping[str, float]] = {name: {"": value} for name, value in plain.items()}
+    counts = {f'{{act="{act}",status="{status}"}}': count for (act, status), count in sorted(sessions.counts.items())}
+    seconds = {f'{{act="{act}"}}': round(each, 6) for act, each in sorted(sessions.seconds.items())}
+    found |= {"prophet_requests_total": counts, "prophet_request_seconds_total": seconds}
+    for name, values in found.items():
         yield f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}"
-        yield f"{name} {value}"
-    yield "# TYPE prophet_requests_total counter"
-    for (act, status), count in sorted(sessions.counts.items()):
-        yield f'prophet_requests_total{{act="{act}",status="{status}"}} {count}'
-    yield "# TYPE prophet_request_seconds_total counter"
-    for act, seconds in sorted(sessions.seconds.items()):
-        yield f'prophet_request_seconds_total{{act="{act}"}} {seconds:.6f}'
+        yield from (f"{name}{labels} {value}" for labels, value in values.items())

@@ -18,7 +18,6 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from prophet_gym._checks import require_count, require_number, unknown_option
-from prophet_gym.envs import Usage
 from prophet_gym.envs._episodes import Info, Observation, _observation_parts
 from prophet_gym.envs._plain import PathOrName, PlainSpec, plain, require_cameras
 from prophet_gym.envs._require import require_actions, require_open
@@ -40,8 +39,8 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
     ServerLostError says so, and `reconnect` continues from the last snapshot.
 
     Attributes:
-        served: What the server told of the last request: `ms` and `model_ms` that it took, the `batch` of
-            sub-environments of all clients, `memory_bytes`.
+        served: What the server told with its last answer: `ms` and `model_ms` that it took, the `batch` of
+            sub-environments of all clients, `memory_bytes`; `elapsed`, `finished` and `usage` of this env.
         last_snapshot: The snapshots of all sub-environments that `reconnect` continues from; None before the first.
     """
 
@@ -80,7 +79,6 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
         self._connection = Connection(
             url or os.environ.get(URL_VARIABLE, ""), _token(token_file), require_number("timeout", timeout, above=0)
         )
-        self.served: dict[str, Any] = {}
         self.last_snapshot: list[bytes] | None = None
         try:
             told = self._open()
@@ -102,19 +100,9 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     @property
-    def elapsed(self) -> tuple[int, ...]:
-        """Return the number of chunks that each episode has run."""
-        return tuple(self._told.get("elapsed", [0] * self.num_envs))
-
-    @property
     def finished(self) -> bool:
         """Return whether every episode has ended and no other follows, as `ProphetVectorEnv.finished`."""
-        return self._told.get("finished", False)
-
-    @property
-    def usage(self) -> Usage:
-        """Return how full the batch was since the last reset of all, as `ProphetVectorEnv.usage`."""
-        return Usage(*self._told.get("usage", ()))
+        return self.served.get("finished", False)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
@@ -159,8 +147,8 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
     def save(self) -> list[bytes]:
         """Return snapshots of all sub-environments, and keep them for `reconnect`."""
         require_open(self, "save")
-        self.last_snapshot = self._ask("snapshot", {})["states"]
-        return self.last_snapshot
+        self.last_snapshot = saved = self._ask("snapshot", {})["states"]
+        return saved
 
     def reconnect(self) -> tuple[Observation, Info] | None:
         """Open another session, on a server that was perhaps restarted, and continue there from the last snapshot.
@@ -194,7 +182,7 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
         self._session: str = told["session"]
         self._step_id: int | None = 0
         self._steps = 0
-        self._told: dict[str, Any] = {}
+        self.served: dict[str, Any] = {}
         self._image: np.ndarray | None = None
         return told
 
@@ -212,7 +200,7 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
 
     def _ask(self, act: str, message: Mapping[str, Any]) -> dict[str, Any]:
         found = self._connection.ask("POST", f"/v1/sessions/{self._session}/{act}", message)
-        self.served, self._told = found["served"], found["env"]
+        self.served = found["served"]
         return found
 
 

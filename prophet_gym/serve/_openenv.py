@@ -4,6 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,14 @@ from prophet_gym.serve._sessions import RefusedError, Sessions
 
 RESET_OPTIONS = ("task", "start")
 SESSION_OPTIONS = ("render", "starts", "max_episode_steps", "cameras", "proprioception")
+_IMAGE = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+_ACTIONS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+SCHEMA = {
+    "action": {"type": "object", "properties": {"actions": _ACTIONS}, "required": ["actions"]},
+    "observation": {"type": "object", "properties": {"image": _IMAGE, "instruction": {"type": "string"}}},
+    "state": {"type": "object", "properties": {"episode_id": {"type": "string"}, "step_count": {"type": "integer"}}},
+}
+"""JSON schemas of what a client says and is shown; an observation also has the numbers of its info."""
 
 
 class Conversation:
@@ -57,15 +66,14 @@ class Conversation:
     async def close(self) -> None:
         """Close the session, if there is one."""
         if self._name is not None:
-            try:
-                await self._sessions.close(self._name)
-            except RefusedError:  # it was idle for too long
-                self._name = None
+            with suppress(RefusedError):  # it was idle for too long
+                await self._sessions.answer("close", self._name, {})
 
     async def _reset(self, data: Mapping[str, Any]) -> dict[str, Any]:
         if self._name is None:
             chosen = {"render": "chunk"} | {name: data[name] for name in SESSION_OPTIONS if name in data}
-            self._name = self._sessions.create(chosen | {"autoreset_mode": "Disabled"})["session"]
+            created = await self._sessions.answer("create", "", chosen | {"autoreset_mode": "Disabled"})
+            self._name = unpack(created)["session"]
         options = {name: data[name] for name in RESET_OPTIONS if data.get(name) is not None}
         found = await self._act("reset", {"seed": data.get("seed"), "options": options})
         self._count = 0
@@ -81,29 +89,11 @@ class Conversation:
 
     async def _act(self, act: str, message: Mapping[str, Any]) -> dict[str, Any]:
         assert self._name is not None
-        return unpack(await self._sessions.act(self._name, act, message, b""))
-
-
-def schema() -> dict[str, Any]:
-    """Return JSON schemas of actions, observations and state."""
-    actions = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
-    image, text, number = (
-        {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"},
-        "string",
-        "number",
-    )
-    seen = {"image": image, "frames": {"type": "array", "items": image}, "instruction": {"type": text}}
-    seen |= {"uncertainty": {"type": number}, "success": {"type": "boolean"}, "scored": {"type": "boolean"}}
-    state = {"episode_id": {"type": text}, "step_count": {"type": "integer"}}
-    return {
-        "action": {"type": "object", "properties": {"actions": actions}, "required": ["actions"]},
-        "observation": {"type": "object", "properties": seen},
-        "state": {"type": "object", "properties": state},
-    }
+        return unpack(await self._sessions.answer(act, self._name, message))
 
 
 def as_json(value: Any) -> Any:
-    """Return what JSON can hold: images as base64 of PNG files, other arrays as lists, numbers that are none as null."""
+    """Return what JSON can hold: images as base64 of PNG files, other arrays as lists, NaN as null."""
     if isinstance(value, np.ndarray):
         if value.dtype == np.uint8 and value.ndim >= 3 and value.shape[-1] == 3:
             return _png(value) if value.ndim == 3 else [as_json(each) for each in value]
@@ -126,7 +116,7 @@ def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
 def _png(image: np.ndarray) -> str:
     import cv2
 
-    return base64.b64encode(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()).decode()
+    return base64.b64encode(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]).decode()
 
 
 def _error(code: str, error: Exception) -> dict[str, Any]:

@@ -4,17 +4,20 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import torch
 
+from prophet_gym._arguments import Arguments, Items, NotNegative, Positive
 from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.envs import InitialStates, ProphetVectorEnv
+from prophet_gym.envs._plain import require_tasks
 from prophet_gym.errors import ProphetError
 from prophet_gym.serve._batching import Batcher
 from prophet_gym.serve._messages import SessionOptions, pack
@@ -30,23 +33,20 @@ class RefusedError(ProphetError):
         self.status = status
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limit what clients may take.
+@dataclass(frozen=True, kw_only=True)
+class Limits(Arguments):
+    """Limit what clients may take."""
 
-    Attributes:
-        sessions: Number of sessions at once.
-        batch_size: Number of sub-environments in a session, and in a batch of several.
-        megabytes: Size of a request.
-        idle: Seconds without a request after which a session is closed.
-        window: Seconds in which steps of several sessions become one batch.
-    """
-
-    sessions: int = 64
-    batch_size: int = 64
-    megabytes: int = 256
-    idle: float | int = 600.0
-    window: float | int = 0.005
+    sessions: Items = 64
+    """Most sessions at once."""
+    batch_size: Items = 64
+    """Most sub-environments in a session, and in a batch of several sessions."""
+    megabytes: Items = 256
+    """Largest request."""
+    idle_minutes: Positive = 10.0
+    """A session without a request for so long is closed."""
+    window_ms: NotNegative = 5.0
+    """Steps of several sessions that arrive within so many milliseconds become one batch."""
 
 
 @dataclass(eq=False)
@@ -63,26 +63,24 @@ class Session:
 
 
 def _reset(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
-    return _begun(*envs.reset(seed=message.get("seed"), options=message.get("options")))
+    observation, info = envs.reset(seed=message.get("seed"), options=message.get("options"))
+    return {"observation": observation, "info": info}
 
 
 def _step(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
     observation, rewards, terminated, truncated, info = envs.step(message.get("actions", ()))
     ends = {"reward": rewards, "terminated": terminated, "truncated": truncated}
-    return _begun(observation, info) | ends
+    return {"observation": observation, "info": info} | ends
 
 
 def _restore(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
-    return _begun(*envs.set_state(message.get("states", ()), message.get("indices"), seed=message.get("seed")))
+    observation, info = envs.set_state(message.get("states", ()), message.get("indices"), seed=message.get("seed"))
+    return {"observation": observation, "info": info}
 
 
 def _snapshot(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
     indices = message.get("indices")
     return {"states": [envs.get_state(index) for index in (range(envs.num_envs) if indices is None else indices)]}
-
-
-def _begun(observation: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    return {"observation": observation, "info": info}
 
 
 CHANGES: Mapping[str, Callable[..., dict[str, Any]]] = {"reset": _reset, "step": _step, "restore": _restore}
@@ -94,21 +92,21 @@ class Sessions:
     """Create sessions, act in them and close them; all on one event loop.
 
     Attributes:
-        counts: Requests by what was asked and how it ended.
+        counts: Requests by what was asked and the status of the answer.
         seconds: Seconds that they took, by what was asked.
     """
 
     def __init__(self, parts: Mapping[str, Any], starts: Mapping[str, InitialStates], limits: Limits) -> None:
         """Share the `parts` of an env, as `EnvOptions.parts` gives them; `starts` are initial states by split."""
         self.limits, self.starts = limits, starts
-        self.batcher = Batcher(limits.window, limits.batch_size)
+        self.batcher = Batcher(limits.window_ms / _MS, limits.batch_size)
         merged = {name: self.batcher.merged(parts.get(name)) for name in ("world_model", "reward_model")}
         self._parts = {name: part for name, part in parts.items() if name in ("action_spec", "fps")} | merged
         self._open: dict[str, Session] = {}
         # As many threads as sessions: those that wait for a batch must not keep others from joining it.
         self._threads = ThreadPoolExecutor(limits.sessions, "prophet-session")
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.counts: Counter[tuple[str, int]] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -119,58 +117,43 @@ class Sessions:
         """Return the number of sub-environments of all."""
         return sum(session.envs.num_envs for session in self._open.values())
 
-    def create(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Open a session; return its name and what a client must know of its env.
+    async def answer(self, act: str, name: str, message: Mapping[str, Any], body: bytes = b"") -> bytes:
+        """Create or close a session, or reset, step, restore or save the one of this name; return the packed answer.
+
+        What changes an env may have a `step_id`, one more than the last one's. The last one again, with the same
+        `body`, gets the same answer. An error, after which the env is as before, counts for nothing.
 
         Raises:
-            RefusedError: There are as many as may be.
-            ValueError: An option does not exist, or the env cannot be made with it.
-        """
-        options = SessionOptions.of(given)
-        if len(self) >= self.limits.sessions:
-            raise RefusedError(503, f"all {self.limits.sessions} sessions are taken; close one, or try again later")
-        if require_count("num_envs", options.num_envs) > self.limits.batch_size:
-            raise ValueError(f"num_envs must be at most {self.limits.batch_size} here, got {options.num_envs}")
-        named = {name: getattr(options, name) for name in ("max_episode_steps", "autoreset_mode", "render")}
-        named |= {name: getattr(options, name) for name in ("proprioception", "max_uncertainty", "cameras")}
-        envs = ProphetVectorEnv(starts=self._initial_states(options), num_envs=options.num_envs, **named, **self._parts)
-        session = Session(envs)
-        self._open[session.name] = session
-        space = envs.single_action_space
-        height, width = envs.single_observation_space["image"].shape[:2]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
-        told = {"low": space.low, "high": space.high, "frame_size": [height, width], "fps": envs.fps}  # pyright: ignore[reportAttributeAccessIssue]
-        return told | {"session": session.name, "step_id": 0, "starts": sorted(self.starts)}
-
-    async def act(self, name: str, act: str, message: Mapping[str, Any], body: bytes) -> bytes:
-        """Reset, step, restore or save a session; return the answer as bytes.
-
-        What changes it may have a `step_id`, one more than the last one's. The last one again, with the same `body`,
-        gets the same answer. An error, after which the env is as before, counts for nothing.
-
-        Raises:
-            RefusedError: There is no such session, or the step's turn is another.
+            RefusedError: There is no such session, there is no room for another, or the step's turn is another.
             Exception: What the env raises.
         """
-        session = self._session(name)
-        # A client that goes away must not leave a step half done.
-        return await asyncio.shield(asyncio.ensure_future(self._act(session, act, message, body)))
-
-    async def close(self, name: str) -> None:
-        """Close a session once what it does has ended; RefusedError if there is none."""
-        session = self._session(name)
-        async with session.lock:
-            if self._open.pop(name, None) is not None:
-                session.envs.close()
+        begun, status = time.perf_counter(), 200
+        try:
+            if act == "create":
+                return pack(self._create(message))
+            if act == "close":
+                await self._close(name)
+                return pack({"closed": True})
+            if act not in ACTS:
+                act, given = "unknown", act[:40]
+                raise RefusedError(404, f"a session can {', '.join(ACTS)}, create and close, got {given!r}")
+            # A client that goes away must not leave a step half done.
+            return await asyncio.shield(asyncio.ensure_future(self._act(self._session(name), act, message, body)))
+        except Exception as error:
+            status = status_of(error)
+            raise
+        finally:
+            self.counts[act, status] += 1
+            self.seconds[act] += time.perf_counter() - begun
 
     async def close_idle(self) -> None:
         """Close sessions, for ever, when they have been idle for too long."""
+        idle = 60 * self.limits.idle_minutes
         while True:
-            await asyncio.sleep(min(self.limits.idle / 4, 10.0))
-            old = time.monotonic() - self.limits.idle
+            await asyncio.sleep(min(idle / 4, 10.0))
             for session in list(self._open.values()):
-                if session.used < old and not session.lock.locked():
-                    await self.close(session.name)
-                    self.counts["close", "idle"] += 1
+                if session.used < time.monotonic() - idle and not session.lock.locked():
+                    await self.answer("close", session.name, {})
 
     def stop(self) -> None:
         """Let what is under way end, and free all."""
@@ -178,10 +161,32 @@ class Sessions:
         self.batcher.stop()
         self._open.clear()
 
+    def _create(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Open a session; return its name and what a client must know of its env."""
+        options = SessionOptions.of(given)
+        if len(self) >= self.limits.sessions:
+            raise RefusedError(503, f"all {self.limits.sessions} sessions are taken; close one, or try again later")
+        if require_count("num_envs", options.num_envs) > self.limits.batch_size:
+            raise ValueError(f"num_envs must be at most {self.limits.batch_size} here, got {options.num_envs}")
+        chosen = asdict(options) | {"starts": self._initial_states(options.starts, options.tasks)}
+        del chosen["tasks"]
+        session = Session(ProphetVectorEnv(**chosen, **self._parts))
+        self._open[session.name] = session
+        space, model = session.envs.single_action_space, session.envs.world_model
+        assert isinstance(space, gym.spaces.Box)
+        told = {"low": space.low, "high": space.high, "frame_size": list(model.frame_size), "fps": session.envs.fps}
+        return told | {"session": session.name}
+
+    async def _close(self, name: str) -> None:
+        session = self._session(name)
+        async with session.lock:
+            if self._open.pop(name, None) is not None:
+                session.envs.close()
+
     async def _act(self, session: Session, act: str, message: Mapping[str, Any], body: bytes) -> bytes:
         async with session.lock:
             if session.name not in self._open:
-                raise _gone(session.name, self.limits.idle)
+                raise self._gone(session.name)
             session.used = time.monotonic()
             asked, given = hashlib.sha256(act.encode() + b" " + body).digest(), message.get("step_id")
             if act in CHANGES and given is not None:
@@ -207,29 +212,32 @@ class Sessions:
             found = ACTS[act](envs, message)
         served = {"batch": told["batch"], "model_ms": round(_MS * told["model_seconds"], 3)}
         served |= {"ms": round(_MS * (time.perf_counter() - begun), 3), "memory_bytes": memory_in_use()}
-        usage = [envs.usage.slots, envs.usage.live]
-        env = {"finished": envs.finished, "elapsed": list(envs.elapsed), "usage": usage}
-        return pack(found | {"step_id": turn, "served": served, "env": env})
+        served |= {"elapsed": envs.elapsed, "finished": envs.finished, "usage": asdict(envs.usage)}
+        return pack(found | {"step_id": turn, "served": served})
 
-    def _initial_states(self, options: SessionOptions) -> InitialStates:
-        if not isinstance(options.starts, str) or options.starts not in self.starts:
-            raise unknown_option("split of this server", options.starts, self.starts)
-        states = self.starts[options.starts]
-        if options.tasks is None:
+    def _initial_states(self, split: Any, tasks: Any) -> InitialStates:
+        if not isinstance(split, str) or split not in self.starts:
+            raise unknown_option("split of this server", split, self.starts)
+        states = self.starts[split]
+        if tasks is None:
             return states
-        if not isinstance(options.tasks, Iterable):
-            raise ValueError(f"tasks must be task numbers, as in tasks=[0, 3], got {options.tasks!r}")
-        return InitialStates(state for task in options.tasks for state in states.of_task(task))
+        return InitialStates(state for task in require_tasks(tasks) for state in states.of_task(task))
 
     def _session(self, name: str) -> Session:
         if name not in self._open:
-            raise _gone(name, self.limits.idle)
+            raise self._gone(name)
         return self._open[name]
 
+    def _gone(self, name: str) -> RefusedError:
+        why = f"it was closed, or idle for {self.limits.idle_minutes:g} minutes, or the server was restarted"
+        return RefusedError(404, f"there is no session {name[:40]!r}: {why}")
 
-def _gone(name: str, idle: float | int) -> RefusedError:
-    why = f"it was closed, or idle for {idle:g} s, or the server was restarted"
-    return RefusedError(404, f"there is no session {name[:40]!r}: {why}")
+
+def status_of(error: Exception) -> int:
+    """Return the status of HTTP that an error is answered with."""
+    if isinstance(error, RefusedError):
+        return error.status
+    return 400 if isinstance(error, ValueError | KeyError | TypeError | gym.error.ResetNeeded) else 500
 
 
 def memory_in_use() -> int:

@@ -36,7 +36,7 @@ class Running:
 
     def __init__(self, limits=None, routes=(), **parts):
         self.parts = counting_parts(**parts)
-        self.sessions = Sessions(self.parts, {"train": self.parts["starts"]}, limits or Limits(idle=60))
+        self.sessions = Sessions(self.parts, {"train": self.parts["starts"]}, limits or Limits())
         self.socket = listen("127.0.0.1", 0)
         self.port = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -97,6 +97,20 @@ def running(monkeypatch):
     yield start
     for each in started:
         each.stop()
+
+
+@pytest.fixture(scope="module")
+def everyones():
+    """A server for the tests of a module that leave nothing behind but sessions."""
+    started = Running(Limits(sessions=200))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def shared(everyones, monkeypatch):
+    monkeypatch.setenv("PROPHET_TOKEN", TOKEN)
+    return everyones
 
 
 @pytest.fixture

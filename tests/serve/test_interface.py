@@ -30,14 +30,14 @@ def image(text):
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "0", "ü", f"Bearer {TOKEN}"])
 @pytest.mark.parametrize("path", ["/metrics", "/v1/sessions", "/metadata", "/nowhere"])
-def test_without_the_token_nothing_is_answered_but_health(server, token, path):
+def test_without_the_token_nothing_is_answered_but_health(shared, token, path):
     head = {"Authorization": f"Bearer {token}".encode().decode("latin-1")} if token else {}
     for headers in (head, {"Authorization": "Basic " + base64.b64encode(f"user:{token}".encode()).decode()}):
-        status, body = server.ask(path, b"{}", headers=headers, token=None)
+        status, body = shared.ask(path, b"{}", headers=headers, token=None)
         assert status == 401
         assert "token" in json.loads(body)["error"]["message"]
         assert TOKEN not in body.decode()
-    status, body = server.ask("/health", token=None)
+    status, body = shared.ask("/health", token=None)
     assert (status, json.loads(body)["status"]) == (200, "healthy")
 
 
@@ -90,18 +90,18 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_malformed_body_is_one_clear_error_and_changes_nothing(server, name):
-    path = f"/v1/sessions/{json.loads(server.ask('/v1/sessions', {})[1])['session']}"
-    assert server.ask(f"{path}/reset", {"seed": 0})[0] == 200
+def test_a_malformed_body_is_one_clear_error_and_changes_nothing(shared, name):
+    path = f"/v1/sessions/{json.loads(shared.ask('/v1/sessions', {})[1])['session']}"
+    assert shared.ask(f"{path}/reset", {"seed": 0})[0] == 200
     body, headers = BROKEN[name], {}
     if body is None:
         body, headers = b"[" * 100_000, {"Content-Type": "application/json"}
-    status, answer = server.ask(f"{path}/step", body or b" ", headers=headers)
+    status, answer = shared.ask(f"{path}/step", body or b" ", headers=headers)
     assert status in (400, 409)
     assert json.loads(answer)["error"]["message"]
     envs = local(1)
     envs.reset(seed=0)
-    good = unpack(server.ask(f"{path}/step", pack({"actions": still(envs)}))[1])
+    good = unpack(shared.ask(f"{path}/step", pack({"actions": still(envs)}))[1])
     np.testing.assert_array_equal(good["observation"]["image"], envs.step(still(envs))[0]["image"])
 
 
@@ -115,12 +115,12 @@ def test_a_malformed_body_is_one_clear_error_and_changes_nothing(server, name):
         ("/v2", "GET", 404),
     ],
 )
-def test_what_is_not_there_is_not_found(server, path, method, status):
-    assert server.ask(path, method=method)[0] == status
+def test_what_is_not_there_is_not_found(shared, path, method, status):
+    assert shared.ask(path, method=method)[0] == status
 
 
 def test_a_request_that_is_too_large_is_refused(running):
-    server = running(Limits(megabytes=1, idle=60))
+    server = running(Limits(megabytes=1))
     assert server.ask("/v1/sessions", b"0" * 1_000_001)[0] == 413
     with connect(f"ws://127.0.0.1:{server.port}/ws", additional_headers=BEARER) as socket:
         socket.send(b"0" * 1_100_000)
@@ -220,7 +220,7 @@ def test_metrics_are_prometheus_text(server):
     found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert all(re.fullmatch(r'[a-z_]+(\{[a-z]+="\w+"(,[a-z]+="\w+")*\})?', name) for name in found)
     assert {name: int(value) for name, value in found.items() if "requests" in name} == {
-        'prophet_requests_total{act="create",status="201"}': 1,
+        'prophet_requests_total{act="create",status="200"}': 1,
         'prophet_requests_total{act="reset",status="200"}': 1,
         'prophet_requests_total{act="reset",status="400"}': 1,
         'prophet_requests_total{act="step",status="200"}': 1,

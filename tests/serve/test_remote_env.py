@@ -1,25 +1,34 @@
 """The remote env keeps the contract of the local one, and dreams what it dreams."""
 
+import re
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import gymnasium as gym
 import jaxtyping
 import numpy as np
 import pytest
+import torch
 
 import prophet_gym  # noqa: F401 registers the ids
+from benchmarks.toys import TinyFlowPolicy
+from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.envs import ProphetVectorEnv
-from prophet_gym.errors import InvalidStartError, UnknownOptionError
+from prophet_gym.errors import UnknownOptionError
 from prophet_gym.factory import EnvOptions, make_vector_env
 from prophet_gym.serve import RemoteProphetVectorEnv
 from prophet_gym.serve._sessions import Limits
 from prophet_gym.specs import InitialState
-from prophet_gym.testing import assert_same, check_prophet_env
-from tests.serve.conftest import counting_parts
+from prophet_gym.testing import CountingWorldModel, assert_same, check_prophet_env
+from prophrl_algos._named import make_env
+from prophrl_algos.flow import FlowSchedule, FlowSpec
+from prophrl_algos.rollout import GroupPlan, collect
+from tests.serve.conftest import ROOT, TOKEN, counting_parts
 
 
 def local(num_envs=2, **kwargs):
-    return ProphetVectorEnv(num_envs=num_envs, **counting_parts(), **kwargs)
+    return ProphetVectorEnv(num_envs=num_envs, **counting_parts() | kwargs)
 
 
 def still(envs):
@@ -45,7 +54,8 @@ def test_all_results_are_those_of_the_local_env_to_the_bit(server, mode):
     for _ in range(8):
         actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         assert_same(remote.step(actions), envs.step(actions))
-    assert (remote.elapsed, remote.finished, remote.usage) == (envs.elapsed, envs.finished, envs.usage)
+    assert remote.served["elapsed"] == list(envs.elapsed)
+    assert (remote.finished, remote.served["usage"]) == (envs.finished, asdict(envs.usage))
     remote.close()
 
 
@@ -84,10 +94,10 @@ def test_snapshots_and_queues_are_those_of_the_local_env(server):
         lambda envs: (envs.close(), envs.reset()),
     ],
 )
-def test_errors_are_those_of_the_local_env(server, call, monkeypatch):
+def test_errors_are_those_of_the_local_env(shared, call, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what users read, who have no such checks
     found = []
-    for envs in (server.env(), local()):
+    for envs in (shared.env(), local()):
         with pytest.raises(Exception) as raised:  # noqa: PT011 the two are compared
             call(envs)
         found.append((raised.type, str(raised.value)))
@@ -104,7 +114,7 @@ def test_errors_are_those_of_the_local_env(server, call, monkeypatch):
         ({"starts": "official"}, UnknownOptionError, "split of this server 'official'"),
         ({"starts": "/etc/passwd"}, UnknownOptionError, "split of this server"),
         ({"tasks": [5]}, UnknownOptionError, "task"),
-        ({"tasks": []}, InvalidStartError, "at least one initial state"),
+        ({"tasks": []}, ValueError, "tasks must be task numbers"),
         ({"render": "never"}, UnknownOptionError, "render"),
         ({"render_mode": "human"}, UnknownOptionError, "render mode"),
         ({"cameras": ["agentview", "wrist"]}, ValueError, "wrist camera"),
@@ -115,11 +125,12 @@ def test_errors_are_those_of_the_local_env(server, call, monkeypatch):
         ({"url": "ftp://host"}, ValueError, "url must be http://HOST:PORT"),
     ],
 )
-def test_a_wrong_option_is_one_clear_error(server, options, error, message, monkeypatch):
+def test_a_wrong_option_is_one_clear_error(shared, options, error, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what users read, who have no such checks
+    before = len(shared.sessions)
     with pytest.raises(error, match=message):
-        RemoteProphetVectorEnv(**{"url": server.url} | options)
-    assert len(server.sessions) == 0
+        RemoteProphetVectorEnv(**{"url": shared.url} | options)
+    assert len(shared.sessions) == before
 
 
 def test_gymnasium_makes_it_and_its_spec_has_no_secret(server):
@@ -129,7 +140,7 @@ def test_gymnasium_makes_it_and_its_spec_has_no_secret(server):
     assert info["task"].tolist() == [1, 1]
     envs.step(still(envs))
     assert envs.step(still(envs))[3].all()
-    assert set(envs.served) == {"ms", "model_ms", "batch", "memory_bytes"}
+    assert set(envs.served) == {"ms", "model_ms", "batch", "memory_bytes", "elapsed", "finished", "usage"}
     assert envs.served["batch"] == 2
     assert envs.served["memory_bytes"] > 0
     envs.close()
@@ -158,7 +169,9 @@ def test_prophet_dreams_the_same_to_the_bit_where_the_batch_is_the_same(running,
 
 def test_prophet_dreams_nearly_the_same_beside_other_clients(running, checkpoint):
     parts = EnvOptions(weights=checkpoint, render="chunk").parts()
-    server = running(Limits(window=0.2), **{name: parts[name] for name in ("world_model", "reward_model", "starts")})
+    server = running(
+        Limits(window_ms=200.0), **{name: parts[name] for name in ("world_model", "reward_model", "starts")}
+    )
     envs = [server.env(2, render="chunk") for _ in range(3)]
     alone = make_vector_env(2, weights=checkpoint, render="chunk")
     actions = np.random.default_rng(0).uniform(-1, 1, (3, *alone.action_space.shape)).astype(np.float32)
@@ -174,3 +187,34 @@ def test_prophet_dreams_nearly_the_same_beside_other_clients(running, checkpoint
         alone.reset(seed=number)
         for action, (image, _) in zip(actions, seen, strict=True):
             assert np.abs(alone.step(action)[0]["image"].astype(int) - image).max() <= 2
+
+
+def test_reinforcement_learning_collects_the_same_rollouts(running, monkeypatch):
+    server = running(world_model=CountingWorldModel(chunk=2, action_dim=2))
+    monkeypatch.setenv("PROPHET_URL", server.url)
+    remote = make_env("RemoteProphet-v0", 8, starts="train", options={"max_episode_steps": 3})
+    options = {"max_episode_steps": 3, "autoreset_mode": "Disabled"}
+    here = local(8, world_model=CountingWorldModel(chunk=2, action_dim=2), **options)
+    policy = TinyFlowPolicy(FlowSpec(horizon=3, latent_dim=3, action_dim=2, exec_steps=2, num_steps=3), hidden=16)
+    found, expected = (collect(policy, env, FlowSchedule(3, 0.5), GroupPlan(2, 4), seed=5) for env in (remote, here))
+    assert torch.equal(found.path.latents, expected.path.latents)
+    assert torch.equal(found.returns, expected.returns)
+    assert found.returns.any()
+    remote.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+def test_the_code_of_the_page_runs(running, tmp_path, monkeypatch, capsys):
+    """Its Python, as it stands but for the port, and its requests of curl."""
+    server = running(**EnvOptions().parts())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token.txt").write_text(TOKEN)
+    page = (ROOT / "docs" / "how-to" / "serve.md").read_text().replace("http://127.0.0.1:8000", server.url)
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "serve.md", "exec"), {})
+    assert "'batch': 4" in capsys.readouterr().out
+    shell = next(code for code in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in code)
+    done = subprocess.run(["bash", "-euc", shell], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('{"observation":{"image":["iVBOR')
+    assert done.stdout.endswith('{"closed":true}')

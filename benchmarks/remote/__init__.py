@@ -1,0 +1,1 @@
+"""What an env on a server costs over the same env here."""
