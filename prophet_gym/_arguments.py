@@ -146,6 +146,16 @@ class Arguments:
                 check(name, part)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorldModelOptions(Arguments):
+    """Choose the world model and its device."""
+
+    world_model: str = "bundled"
+    """Checkpoint of the world model: `bundled`, the name of a bundled one, a folder, or a Hub repository."""
+    device: DeviceOrAuto = "auto"
+    """Device to compute on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
+
+
 def _checks(hint: Any, value: Any) -> Iterator[tuple[Check, Any]]:
     """Yield the checks that a type asks for, each with the part of the value that it is about."""
     origin = get_origin(hint)

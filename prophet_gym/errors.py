@@ -37,11 +37,7 @@ class CacheError(ProphetError, OSError):
 
 
 class SimulatorLostError(ProphetError, RuntimeError):
-    """Signal that a simulator process has died; its episodes are lost, and a new env can be made."""
-
-
-class ServerLostError(ProphetError, ConnectionError):
-    """Signal that the server of a remote env, or its session there, is gone; `reconnect` continues from a snapshot."""
+    """Signal that a simulator process, or the server of a remote env, is gone; a new env, or `reconnect`, goes on."""
 
 
 class RunInUseError(ProphetError, RuntimeError):

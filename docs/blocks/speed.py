@@ -269,8 +269,8 @@ def remote() -> str:
     return (
         f"{markdown_table(header, rows)}\n\nMedians and quartiles of neighbouring steps of one run; the largest "
         f"difference of images, in grey levels. {clients['clients']} clients of one sub-environment make "
-        f"{rates['together']} chunks a second at the same time, in batches of {clients['mean_batch']:.1f} on average, and "
-        f"{rates['in_turn']} one after the other: a gain of {clients['gain']:.2f}. One of {clients['clients']} "
+        f"{rates['together']} chunks a second at the same time, in batches of {clients['mean_batch']:.1f} on average, "
+        f"and {rates['in_turn']} one after the other: a gain of {clients['gain']:.2f}. One of {clients['clients']} "
         f"makes {rates['one_client']}. `{report['command']}` at {report['commit'][:7]}, load before "
         f"{report['load']['before']:.1f}, on {where(report['machine'])}."
     )

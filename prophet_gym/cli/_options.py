@@ -4,17 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prophet_gym._arguments import Arguments, DeviceOrAuto, Items, Seed, Workers
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldModelOptions(Arguments):
-    """Choose the world model and its device."""
-
-    world_model: str = "bundled"
-    """Checkpoint of the world model: `bundled`, the name of a bundled one, a folder, or a Hub repository."""
-    device: DeviceOrAuto = "auto"
-    """Device to compute on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
+from prophet_gym._arguments import Arguments, Items, Seed, Workers, WorldModelOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ COMMANDS = {
     "rank": Command(
         "prophet_gym.cli._rank", "compare how policies rank in the dream and in the simulator", resumes=True
     ),
-    "serve": Command("prophet_gym.cli._serve", "serve a world model to other programs and machines"),
+    "serve": Command("prophet_gym.serve._command", "serve a world model to other programs and machines"),
     "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
     "train": Command(

@@ -21,7 +21,7 @@ from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym.envs._episodes import Info, Observation, _observation_parts
 from prophet_gym.envs._plain import PathOrName, PlainSpec, plain, require_cameras
 from prophet_gym.envs._require import require_actions, require_open
-from prophet_gym.errors import ServerLostError
+from prophet_gym.errors import SimulatorLostError
 from prophet_gym.serve._messages import BINARY, PROTOCOL, PROTOCOL_HEADER, SessionOptions, pack, raised, unpack
 
 URL_VARIABLE, TOKEN_VARIABLE = "PROPHET_URL", "PROPHET_TOKEN"
@@ -36,7 +36,7 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
     one batch with those of other clients, so images may differ by 2 levels of 255 from those of an env alone.
 
     A request whose answer does not come is sent again, and the server does nothing twice. When the server is lost,
-    ServerLostError says so, and `reconnect` continues from the last snapshot.
+    SimulatorLostError says so, and `reconnect` continues from the last snapshot.
 
     Attributes:
         served: What the server told with its last answer: `ms` and `model_ms` that it took, the `batch` of
@@ -68,7 +68,7 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
                 `render`, `starts`, `tasks`, `proprioception`, `max_uncertainty` and `cameras`.
 
         Raises:
-            ServerLostError: There is no server at the address.
+            SimulatorLostError: There is no server at the address.
             ValueError: An argument is wrong, or the server refuses the session.
         """
         if render_mode not in (None, "rgb_array"):
@@ -221,7 +221,7 @@ class Connection:
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": BINARY, PROTOCOL_HEADER: str(PROTOCOL)}
 
     def ask(self, method: str, path: str, message: Mapping[str, Any], tries: int = len(PAUSES)) -> dict[str, Any]:
-        """Return the answer to a request; raise the error that the server tells, or ServerLostError."""
+        """Return the answer to a request; raise the error that the server tells, or SimulatorLostError."""
         body, lost = pack(message), "no try"
         for pause in PAUSES[:tries]:
             time.sleep(pause)
@@ -236,7 +236,7 @@ class Connection:
             if status < 300:
                 return unpack(answer)
             raise _refusal(self.url, status, answer)
-        raise ServerLostError(
+        raise SimulatorLostError(
             f"the server at {self.url} does not answer ({lost}), and what was asked is done or not: when it runs "
             "again, reconnect() continues from the last snapshot"
         )
@@ -260,8 +260,8 @@ def _refusal(url: str, status: int, answer: bytes) -> Exception:
         told = json.loads(answer)["error"]
         error = raised(told)
     except (ValueError, LookupError, TypeError, AttributeError):
-        return ServerLostError(f"{url} answers {status} as no `prophet serve` does: is it the right address?")
-    return ServerLostError(f"{error}; reconnect() continues from the last snapshot") if status == 404 else error
+        return SimulatorLostError(f"{url} answers {status} as no `prophet serve` does: is it the right address?")
+    return SimulatorLostError(f"{error}; reconnect() continues from the last snapshot") if status == 404 else error
 
 
 def _token(path: PathOrName | None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prophet_gym.cli.main import main
-from prophet_gym.errors import ServerLostError
+from prophet_gym.errors import SimulatorLostError
 from prophet_gym.factory import make_vector_env
 from prophet_gym.serve import RemoteProphetVectorEnv
 from prophet_gym.serve._server import is_loopback, listen, read_token
@@ -35,9 +35,11 @@ def test_a_restarted_server_continues_from_the_clients_last_snapshot(checkpoint,
             assert_same(envs.step(action), result)
         # Killed while it dreams, or just before or after: the client is told in every case.
         threading.Timer(0.01, process.kill).start()
-        with pytest.raises(ServerLostError, match=r"does not answer .* reconnect\(\) continues from the last snapshot"):
+        with pytest.raises(
+            SimulatorLostError, match=r"does not answer .* reconnect\(\) continues from the last snapshot"
+        ):
             collections.deque(map(envs.step, itertools.repeat(actions[3])), maxlen=0)
-        with pytest.raises(ServerLostError):
+        with pytest.raises(SimulatorLostError):
             envs.reconnect()
     with served(checkpoint, token, port) as (process, _):
         observation, info = envs.reconnect()

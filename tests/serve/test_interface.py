@@ -12,7 +12,7 @@ from starlette.routing import Route
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from prophet_gym.errors import ProphetError, ServerLostError
+from prophet_gym.errors import ProphetError, SimulatorLostError
 from prophet_gym.serve import RemoteProphetVectorEnv
 from prophet_gym.serve._messages import pack, unpack
 from prophet_gym.serve._sessions import Limits
@@ -70,7 +70,7 @@ def test_another_version_is_refused_by_name(server, monkeypatch):
 
 
 def test_an_address_without_our_server_says_so(server):
-    with pytest.raises(ServerLostError, match="answers 404 as no `prophet serve` does"):
+    with pytest.raises(SimulatorLostError, match="answers 404 as no `prophet serve` does"):
         RemoteProphetVectorEnv(server.url + "/elsewhere")
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from prophet_gym.errors import ProphetError, ServerLostError
+from prophet_gym.errors import ProphetError, SimulatorLostError
 from prophet_gym.serve._messages import pack, unpack
 from prophet_gym.serve._sessions import Limits
 from prophet_gym.testing import CountingWorldModel, assert_same
@@ -148,7 +148,7 @@ def test_an_idle_session_is_closed_and_its_client_is_told(running):
     envs = server.env(snapshot_every=1)
     observation, _ = envs.reset(seed=0)
     wait_until(lambda: len(server.sessions) == 0)
-    with pytest.raises(ServerLostError, match=r"no session .* idle for 0.005 minutes.*reconnect"):
+    with pytest.raises(SimulatorLostError, match=r"no session .* idle for 0.005 minutes.*reconnect"):
         envs.step(still(envs))
     again, _ = envs.reconnect()
     assert_same(again, observation)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from prophet_gym._arguments import Whole, resolved_device
-from prophet_gym.cli._options import WorldModelOptions
+from prophet_gym._arguments import Whole, WorldModelOptions, resolved_device
 from prophet_gym.serve._sessions import Limits
 
 
