@@ -1,5 +1,6 @@
 """`prophet serve`: offer a world model to other programs and machines, as an env over HTTP and WebSocket."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -28,14 +29,16 @@ class Args(WorldModelOptions, Limits):
 
 
 def main(args: Args) -> None:
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.factory import EnvOptions
     from prophet_gym.serve._server import is_loopback, listen, load_sessions, make_server, read_token
 
     token = read_token(args.token_file)
     with listen(args.host, args.port) as socket:
         reward = None if args.reward == "None" else args.reward
+        device, robot = resolved_device(args.device), Checkpoint.named(args.world_model).robot
         options = EnvOptions(
-            weights=args.world_model, reward=reward, device=resolved_device(args.device), engine=args.engine
+            weights=args.world_model, embodiment=robot, reward=reward, device=device, engine=args.engine
         )
         server = make_server(load_sessions(options, args), token)
         host, port = socket.getsockname()[:2]
@@ -47,4 +50,5 @@ def main(args: Args) -> None:
                 "What is sent can be read on the way: use it inside a trusted network, an SSH tunnel or TLS.",
                 flush=True,
             )
-        server.run(sockets=[socket])
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[socket])

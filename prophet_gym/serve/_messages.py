@@ -124,16 +124,16 @@ def _kept(array: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
     return name
 
 
-def _read(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def _read(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, list):
         return [_read(each, arrays) for each in value]
     if not isinstance(value, dict):
         return value
     if "$array" in value:
-        array = arrays[value["$array"]]
+        array = arrays.pop(value["$array"])  # once: a small body must not be read into a large message
         return array if array.flags.writeable else array.copy()
     if "$bytes" in value:
-        return arrays[value["$bytes"]].tobytes()
+        return arrays.pop(value["$bytes"]).tobytes()
     if "$objects" in value:
         objects = np.empty(len(value["$objects"]), dtype=object)
         for place, each in enumerate(value["$objects"]):  # one by one: NumPy would stack arrays of equal shape

@@ -7,6 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -43,7 +44,7 @@ class Limits(Arguments):
     """Most sub-environments in a session, and in a batch of several sessions."""
     megabytes: Items = 256
     """Largest request."""
-    idle_minutes: Positive = 10.0
+    idle_minutes: Positive = 30.0
     """A session without a request for so long is closed."""
     window_ms: NotNegative = 5.0
     """Steps of several sessions that arrive within so many milliseconds become one batch."""
@@ -153,7 +154,8 @@ class Sessions:
             await asyncio.sleep(min(idle / 4, 10.0))
             for session in list(self._open.values()):
                 if session.used < time.monotonic() - idle and not session.lock.locked():
-                    await self.answer("close", session.name, {})
+                    with suppress(RefusedError):  # its client was faster
+                        await self.answer("close", session.name, {})
 
     def stop(self) -> None:
         """Let what is under way end, and free all."""

@@ -35,9 +35,7 @@ def test_a_restarted_server_continues_from_the_clients_last_snapshot(checkpoint,
             assert_same(envs.step(action), result)
         # Killed while it dreams, or just before or after: the client is told in every case.
         threading.Timer(0.01, process.kill).start()
-        with pytest.raises(
-            SimulatorLostError, match=r"does not answer .* reconnect\(\) continues from the last snapshot"
-        ):
+        with pytest.raises(SimulatorLostError, match=r"does not answer .* reconnect\(\) continues"):
             collections.deque(map(envs.step, itertools.repeat(actions[3])), maxlen=0)
         with pytest.raises(SimulatorLostError):
             envs.reconnect()
@@ -48,7 +46,7 @@ def test_a_restarted_server_continues_from_the_clients_last_snapshot(checkpoint,
         for action, result in zip(actions[2:], expected[3:], strict=True):
             assert_same(envs.step(action), result)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(30) == 0
         assert "Traceback" not in process.stderr.read()
         envs.close()
 

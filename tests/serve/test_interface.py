@@ -81,6 +81,7 @@ BROKEN = {
     "a header that says it is huge": (2**63 - 1).to_bytes(8, "little") + b"{}",
     "no JSON": b"\x02\0\0\0\0\0\0\0{}",
     "another tensor than it names": pack({"actions": np.zeros(1)}).replace(b'\\"0\\"', b'\\"7\\"'),
+    "a tensor named twice": pack({"actions": [np.zeros((4, 7))], "more": np.zeros(1)}).replace(b'\\"1\\"', b'\\"0\\"'),
     "too few actions": pack({"actions": np.zeros((1, 3, 7), np.float32)}),
     "actions of texts": pack({"actions": "up"}),
     "not finite": pack({"actions": np.full((1, 4, 7), np.nan, np.float32)}),
