@@ -55,12 +55,13 @@ def recorded(path: Path | None) -> Iterator[dict[str, Any]]:
     load, began = os.getloadavg()[0], time.perf_counter()
     yield found
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    module = sys.modules["__main__"].__spec__.name
     found |= {
         "peak_gflops": matmul_peak(),
         "threads": torch.get_num_threads(),
         "load": {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)},
         "minutes": round((time.perf_counter() - began) / 60, 1),
-        "command": " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),
+        "command": " ".join(["python -m", module.removesuffix(".__main__"), *sys.argv[1:]]),
         "commit": commit.strip(),
         "machine": machine(),
     }
