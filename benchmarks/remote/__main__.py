@@ -4,7 +4,7 @@
 
 The server is a process of its own on this machine. Both envs take the same steps in turns, so that a ratio is one of
 neighbours in time; images are compared, which are equal to the bit where one client fills the batch. Then so many
-clients of one sub-environment each step at the same time, and one after the other.
+clients of one sub-environment each step at the same time, one after the other, and as one client of so many, in turns.
 """
 
 import os
@@ -26,6 +26,9 @@ import tyro
 from benchmarks.speed.harness import recorded
 from prophet_gym.factory import make_vector_env
 from prophet_gym.serve import RemoteProphetVectorEnv
+from prophet_gym.serve._batching import RECENT
+
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -98,33 +101,36 @@ def together(args: Args, url: str) -> dict[str, Any]:
     options: dict[str, Any] = {"render": "chunk", "max_episode_steps": None}
     clients = [RemoteProphetVectorEnv(url, 1, **options) for _ in range(args.clients)]
     one = RemoteProphetVectorEnv(url, args.clients, **options)
+    for envs in (*clients, one):
+        envs.reset(seed=0)
     batches: list[int] = []
+    means: list[float] = []
+    rates: dict[str, list[float]] = {"together": [], "in_turn": [], "one_client": []}
 
-    def play(number: int) -> None:
-        for action in actions_of(clients[number], args.steps):
-            clients[number].step(action)
-            batches.append(clients[number].served["batch"])
+    def play(envs: RemoteProphetVectorEnv) -> None:
+        for action in actions_of(envs, args.steps // ROUNDS):
+            envs.step(action)
+            batches.append(envs.served["batch"])
 
-    for number, envs in enumerate(clients):
-        envs.reset(seed=number)
-    one.reset(seed=0)
-    found: dict[str, Any] = {"clients": args.clients}
     with ThreadPoolExecutor(args.clients) as threads:
-        for name in ("together", "in_turn", "one_client"):
+        # The three take turns, so that a ratio is one of neighbours in time.
+        for name in ("together", "in_turn", "one_client") * ROUNDS:
+            time.sleep(1.5 * RECENT)  # nobody is waited for any more
+            batches.clear()
             began = time.perf_counter()
             if name == "together":
-                list(threads.map(play, range(args.clients)))
-                found["mean_batch"] = round(statistics.mean(batches), 2)
-            elif name == "in_turn":
-                for number in range(args.clients):
-                    play(number)
+                list(threads.map(play, clients))
             else:
-                for action in actions_of(one, args.steps):
-                    one.step(action)
-            found[f"{name}_chunks_per_s"] = round(args.clients * args.steps / (time.perf_counter() - began), 2)
+                list(map(play, clients if name == "in_turn" else [one]))
+            chunks = args.clients * (args.steps // ROUNDS)
+            rates[name].append(chunks / (time.perf_counter() - began))
+            means += [statistics.mean(batches)] if name == "together" else []
     for envs in (*clients, one):
         envs.close()
-    return found | {"gain": round(found["together_chunks_per_s"] / found["in_turn_chunks_per_s"], 2)}
+    found = {f"{name}_chunks_per_s": round(statistics.median(each), 2) for name, each in rates.items()}
+    gains = [each / alone for each, alone in zip(rates["together"], rates["in_turn"], strict=True)]
+    found |= {"gain": round(statistics.median(gains), 2), "mean_batch": round(statistics.mean(means), 2)}
+    return {"clients": args.clients, "gains": [round(each, 2) for each in gains]} | found
 
 
 def main(args: Args) -> None:

@@ -44,7 +44,8 @@ class _Call:
 class Batcher:
     """Run the calls of all sessions on one thread: those of one form that arrive within `window` seconds as one batch.
 
-    It waits no longer than until every session that was active lately has asked, so a single client waits for nobody.
+    It waits no longer than until every session that was active lately has asked, so a single client waits for nobody;
+    and after a long batch for a twentieth of its time, which is little beside what a second batch would cost.
 
     Attributes:
         batches: Number of calls of the models so far.
@@ -58,7 +59,7 @@ class Batcher:
         self._calls: list[_Call] = []
         self._changed = threading.Condition()
         self._seen: dict[object, float] = {}  # when each session was last active; infinite while it is
-        self._ended, self._stopped = 0.0, False
+        self._ended, self._took, self._stopped = 0.0, 0.0, False
         self._own = threading.local()
         self._thread = threading.Thread(target=self._work, name="prophet-batches", daemon=True)
         self._thread.start()
@@ -114,11 +115,13 @@ class Batcher:
 
     def _work(self) -> None:
         while calls := self._next():
+            begun = time.monotonic()
             # After an error each runs alone, so that what is wrong with one session is no other's error.
             if not self._finish(calls) and len(calls) > 1:
                 for call in calls:
                     self._finish([call])
             self._ended = time.monotonic()
+            self._took = self._ended - begun
 
     def _finish(self, calls: Sequence[_Call]) -> bool:
         """Give each call its result and return True; where several fail together, return False for another try."""
@@ -141,7 +144,7 @@ class Batcher:
             if not self._calls:
                 return []
             # After a batch its sessions have the same time to come back, or two halves would take turns for ever.
-            deadline = max(self._calls[0].begun, self._ended) + self.window
+            deadline = max(self._calls[0].begun, self._ended) + max(self.window, self._took / 20)
             while len(self._calls) < self._expected() and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
             chosen, size = [self._calls[0]], self._calls[0].size
