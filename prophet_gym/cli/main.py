@@ -41,7 +41,9 @@ COMMANDS = {
         "prophet_gym.cli._redream", "replace the frames of a recording by dreams of the same actions", resumes=True
     ),
     "objects": Command("prophet_gym.train._objects", "train an object reader from recordings"),
-    "report": Command("prophet_gym.cli.report", "write one HTML file about training runs: curves, settings, machine"),
+    "report": Command(
+        "prophet_gym.cli.report._command", "write one HTML file about training runs: curves, settings, machine"
+    ),
     "starts": Command("prophet_gym.cli._starts", "render the initial states of a suite"),
 }
 

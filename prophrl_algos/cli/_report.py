@@ -1,6 +1,6 @@
 """`prophrl report`: one HTML file about runs of `prophrl train` or `prophrl sft`."""
 
-from prophet_gym.cli.report import Args, write_report
+from prophet_gym.cli.report._command import Args, write_report
 
 
 def main(args: Args) -> None:
