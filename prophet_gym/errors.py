@@ -40,6 +40,10 @@ class SimulatorLostError(ProphetError, RuntimeError):
     """Signal that a simulator process has died; its episodes are lost, and a new env can be made."""
 
 
+class WorkersLostError(ProphetError, RuntimeError):
+    """Signal that workers that collect rollouts die faster than they finish; the message names the cause."""
+
+
 class RunInUseError(ProphetError, RuntimeError):
     """Signal that another process trains in the same folder; the message names the process."""
 

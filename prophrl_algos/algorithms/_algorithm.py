@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prophrl_algos.algorithms._advantages import group_advantages, per_entry
 from prophrl_algos.flow import FlowPath, FlowScores, FlowSpec, Kernel, every_step, flow_sde_step
-from prophrl_algos.flow._schedule import Choose
+from prophrl_algos.flow._schedule import Choose, FlowSchedule
 
 Path = Callable[[FlowPath, int], FlowPath]
 """`path(sampled, seed)`: the path that is scored; its scores are made again where it is not the sampled one."""
@@ -107,6 +107,10 @@ class Algorithm:
     def sized(self, spec: FlowSpec) -> "Algorithm":
         """Return the algorithm for a policy's sizes, with new weights if its kernel has any."""
         return self if self.make_kernel is None else replace(self, kernel=self.make_kernel(spec), make_kernel=None)
+
+    def schedule(self, spec: FlowSpec, noise_level: float | int) -> FlowSchedule:
+        """Return how the paths of a policy are sampled."""
+        return FlowSchedule(spec.num_steps, noise_level, kernel=self.kernel, choose=self.choose)
 
     def loss(
         self,

@@ -1,21 +1,29 @@
 """`prophrl train`: reinforcement learning of a flow policy in groups of rollouts."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from gymnasium.vector import VectorEnv
+from tyro.conf import OmitArgPrefixes
 
 from prophet_gym._arguments import Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
 from prophrl_algos.cli._options import DreamOptions, TrainLoad, WeightsOptions
 from prophrl_algos.flow import FlowPolicy
+from prophrl_algos.rollout import LocalRollouts, RayOptions, RayRollouts
 from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
+from prophrl_algos.trainer._trainer import require_fresh
+
+if TYPE_CHECKING:
+    from prophrl_algos.algorithms import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +51,11 @@ class Args(WeightsOptions, DreamOptions):
     discount: Annotated[float, Number(above=0, most=1)] = 1.0
     """Discount per chunk: the reward of chunk n is multiplied by discount^n."""
     num_envs: Items | None = None
-    """Number of sub-environments; one per rollout by default."""
+    """Number of sub-environments, of each Ray worker; by default one per rollout, or as many as make the workers busy."""
+    rollouts: Literal["local", "ray"] = "local"
+    """Who collects rollouts: this process, or workers on a cluster of Ray."""
+    ray: OmitArgPrefixes[RayOptions] = field(default_factory=RayOptions)
+    """Options of `--rollouts ray`."""
     tasks: Tasks = ()
     """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     resample: bool = False
@@ -65,7 +77,7 @@ class Args(WeightsOptions, DreamOptions):
 
 MAY_CHANGE = (
     "out", "config", "flowscale", "num_envs", "device", "engine", "evaluate_every", "evaluate_episodes", "truth_env",
-    "truth_stop", "loggers",
+    "truth_stop", "loggers", "rollouts", "ray",
 )  # fmt: skip
 """Arguments that may change when a run is continued; the trainer itself checks `config` and `flowscale`."""
 
@@ -79,18 +91,21 @@ def main(args: Args) -> None:
 
     names = usual_loggers() if args.loggers is None else args.loggers
     require_loggers(names)
-    trainer = make_trainer(args)
-    if args.truth_env and not args.evaluate_every:
-        raise ValueError("--truth-env is asked at every evaluation: give --evaluate-every too")
-    evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
-    main = trainer.processes.main
-    with run_lock(args.out, main=main):
-        begun = (args.out / LAST).exists()
-        if main:
-            begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
-        done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
-        loggers = [make_logger(name, args.out, done=done) for name in names if main]
-        run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
+    with ExitStack() as stack:
+        trainer = make_trainer(args)
+        if isinstance(trainer.collector, RayRollouts):
+            stack.enter_context(trainer.collector)
+        if args.truth_env and not args.evaluate_every:
+            raise ValueError("--truth-env is asked at every evaluation: give --evaluate-every too")
+        evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
+        main = trainer.processes.main
+        with run_lock(args.out, main=main):
+            begun = (args.out / LAST).exists()
+            if main:
+                begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
+            done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
+            loggers = [make_logger(name, args.out, done=done) for name in names if main]
+            run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
     if main:
         print(f"{args.out / LAST}: {trainer.done} updates")
 
@@ -110,34 +125,74 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     import torch
     from torch import nn
 
-    from prophrl_algos._named import make_algorithm, make_policy, warn_untrained
+    from prophrl_algos._named import warn_untrained
     from prophrl_algos.rollout import Grouping, begin_from_starts
     from prophrl_algos.trainer import Processes
 
-    config, device = args.config, resolved_device(args.device)
     processes = Processes.joined()
-    rows = processes.split(config.groups) * config.group_size if args.num_envs is None else args.num_envs
-    env = wrap(args.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward))
-    policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
+    groups = processes.split(args.config.groups)
+    local, algorithm = make_local(args, groups, wrap, runs=args.rollouts == "local")
     warn_untrained(args.policy, args.policy_weights)
+    learnt = [weight for weight in local.policy.parameters() if weight.requires_grad]
+    if isinstance(algorithm.kernel, nn.Module):
+        learnt += list(algorithm.kernel.parameters())
+    optimizer = torch.optim.AdamW(learnt, lr=args.learning_rate, betas=(0.9, 0.95))
+    trainer = partial(
+        Trainer,
+        local.policy,
+        optimizer,
+        local.env,
+        args.config,
+        algorithm=algorithm,
+        flowscale=args.flowscale,
+        grouping=Grouping(begin_from_starts, (0.1, 0.9) if args.resample else (0, 1), args.discount),
+        autocast=local.autocast,
+        processes=processes,
+    )
+    if args.rollouts == "local":
+        return trainer()
+    trainer()  # what does not fit is said before a cluster is started
+    require_fresh(algorithm, args.ray.max_staleness)
+    if processes.size > 1 and not (args.ray.ray_address or "RAY_ADDRESS" in os.environ):
+        raise ValueError("several processes that learn must share a cluster: ray start --head, and give --ray-address")
+    made = partial(make_worker, args, groups)
+    return trainer(collector=RayRollouts(made, local, args.ray, optimizer=optimizer))
+
+
+def make_worker(args: Args, groups: int) -> LocalRollouts:
+    """Make what a worker collects with, as the local run makes it."""
+    return make_local(args, groups)[0]
+
+
+def make_local(
+    args: Args, groups: int, wrap: Callable[[VectorEnv], VectorEnv] = lambda env: env, *, runs: bool = True
+) -> "tuple[LocalRollouts, Algorithm]":
+    """Make what collects, and its algorithm; an env that never `runs` is not put onto a GPU."""
+    import torch
+    from torch import nn
+
+    from prophrl_algos._named import make_algorithm, make_policy
+
+    device = resolved_device(args.device)
+    rows = args.num_envs or groups_at_once(args, groups) * args.config.group_size
+    place = args if runs else replace(args, device="cpu")
+    env = wrap(place.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward))
+    policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     assert isinstance(policy, nn.Module)
     algorithm = make_algorithm(args.algo, policy.spec)
     if args.advantages == "leave-one-out":
         algorithm = replace(algorithm, advantages=leave_one_out_advantages)
-    learnt = [weight for weight in policy.parameters() if weight.requires_grad]
     if isinstance(algorithm.kernel, nn.Module):
-        learnt += list(algorithm.kernel.parameters())
-    return Trainer(
-        policy,
-        torch.optim.AdamW(learnt, lr=args.learning_rate, betas=(0.9, 0.95)),
-        env,
-        config,
-        algorithm=algorithm,
-        flowscale=args.flowscale,
-        grouping=Grouping(begin_from_starts, (0.1, 0.9) if args.resample else (0, 1), args.discount),
-        autocast=torch.bfloat16 if args.autocast else None,
-        processes=processes,
-    )
+        algorithm.kernel.to(device)
+    schedule = algorithm.schedule(policy.spec, args.config.noise_level)
+    return LocalRollouts(policy, env, schedule, torch.bfloat16 if args.autocast else None), algorithm
+
+
+def groups_at_once(args: Args, groups: int) -> int:
+    """Return how many groups one process runs at once: all, or a part of them that keeps every worker busy."""
+    if args.rollouts == "local":
+        return groups
+    return max(count for count in range(1, -(-groups // args.ray.workers) + 1) if groups % count == 0)
 
 
 def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:

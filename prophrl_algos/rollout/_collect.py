@@ -82,7 +82,8 @@ class Rollouts:
     `trajectory` is the rollout of each chunk, `groups` the group of each rollout. `mask` has the actions that were
     executed; `returns` are discounted sums of the valid rewards, and `scored` the rollouts that were scored at their
     end. `frames` and `started` count the actions and groups that were replaced too; `seconds` are those spent in `env`,
-    in `policy`, and in all (`rollout`).
+    in `policy`, and in all (`rollout`). `numbers` has the number of each group within its update. The policy that acted
+    had seen at most `staleness` updates less than the one that learns; `counts` are further metrics of who collected.
     """
 
     obs: Obs
@@ -96,6 +97,36 @@ class Rollouts:
     frames: int
     started: int
     seconds: Mapping[str, float]
+    numbers: tuple[int, ...] = ()
+    staleness: int = 0
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def cat(parts: Sequence["Rollouts"]) -> "Rollouts":
+        """Return the groups of all parts in the order of their numbers; chunks stay in the order of the parts."""
+        counts = [len(part.returns) for part in parts]
+        numbers = [number for part in parts for number in part.numbers]
+        size = sum(counts) // len(numbers)
+        ranked = torch.tensor(numbers).argsort()
+        order = (ranked[:, None] * size + torch.arange(size)).flatten()
+        offsets = [sum(counts[:index]) for index in range(len(parts))]
+        trajectory = torch.cat([part.trajectory + offset for part, offset in zip(parts, offsets, strict=True)])
+        names = dict.fromkeys(name for part in parts for name in part.seconds)
+        return Rollouts(
+            obs=cat_obs([part.obs for part in parts]),
+            path=FlowPath.cat([part.path for part in parts]),
+            mask=torch.cat([part.mask for part in parts]),
+            trajectory=order.argsort()[trajectory],
+            returns=torch.cat([part.returns for part in parts])[order],
+            success=torch.cat([part.success for part in parts])[order],
+            scored=torch.cat([part.scored for part in parts])[order],
+            groups=torch.arange(len(numbers)).repeat_interleave(size),
+            frames=sum(part.frames for part in parts),
+            started=sum(part.started for part in parts),
+            seconds={name: sum(part.seconds.get(name, 0.0) for part in parts) for name in names},
+            numbers=tuple(sorted(numbers)),
+            staleness=max(part.staleness for part in parts),
+        )
 
 
 def collect(policy: FlowPolicy, env: VectorEnv, schedule: FlowSchedule, plan: GroupPlan, *, seed: int) -> Rollouts:
@@ -170,7 +201,7 @@ class _Rollout:
         self.running |= dict(zip(places, begun, strict=True))
         self.started += len(places)
         # Numbered across processes, so that a group's seed does not depend on how many share the work.
-        groups = [self.plan.first + group * self.plan.stride for group in begun for _ in range(size)]
+        groups = [self.plan.number(group) for group in begun for _ in range(size)]
         numbers = [group * size + index % size for index, group in enumerate(groups)]
         with _timed(self.clock, "env"), self.outside_autocast:
             self.observation, info = self.plan.grouping.begin(self.env, rows, groups, numbers, self.seed)
@@ -238,6 +269,7 @@ class _Rollout:
             frames=self.frames,
             started=self.started,
             seconds=self.clock | {"rollout": seconds},
+            numbers=tuple(self.plan.number(group) for group in kept),
         )
 
 

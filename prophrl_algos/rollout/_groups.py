@@ -1,7 +1,7 @@
 """How groups of rollouts begin, which of them are kept, and what an env must be for that."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -80,6 +80,15 @@ class GroupPlan:
     def limit(self) -> int:
         """Return the number of groups that may be begun."""
         return self.groups if self.grouping.keep == (0, 1) else 2 * self.groups
+
+    def number(self, group: int) -> int:
+        """Return the number of a group among those of all plans, by its index in this one."""
+        return self.first + group * self.stride
+
+    def part(self, index: int, count: int) -> "GroupPlan":
+        """Return one of `count` plans that share these groups; the numbers of replacements do not collide either."""
+        first, stride = self.first + index * self.stride, self.stride * count
+        return replace(self, groups=self.groups // count, first=first, stride=stride)
 
     def check(self, env: VectorEnv) -> None:
         """Raise ValueError where the env cannot give such groups."""

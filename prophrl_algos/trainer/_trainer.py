@@ -17,7 +17,7 @@ from prophrl_algos.algorithms.flowscale import flowscale_weights, scale_gradient
 from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, FlowScores, FlowSpec, Obs, device_of, select_obs
 from prophrl_algos.flow._sampler import rescore, step_stds
 from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl
-from prophrl_algos.rollout import Grouping, GroupPlan, Rollouts, collect
+from prophrl_algos.rollout import Collector, Grouping, GroupPlan, LocalRollouts, Rollouts
 from prophrl_algos.rollout._collect import progress_bar
 from prophrl_algos.rollout._groups import random_number, refuse_official, require_chunk, splits_of
 from prophrl_algos.trainer._config import TrainerConfig
@@ -90,6 +90,7 @@ class Trainer:
         grouping: Grouping | None = None,
         autocast: torch.dtype | None = None,
         processes: Processes | None = None,
+        collector: Collector | None = None,
     ) -> None:
         """Check that the arguments fit together; nothing is generated yet.
 
@@ -97,7 +98,8 @@ class Trainer:
         random. The optimizer holds the parameters of the policy and of the algorithm's kernel. The env must have
         autoreset DISABLED, and its number of sub-environments must be a multiple of the group size. FlowScale is off by
         default. `autocast` is the precision of velocities; densities are always float32. With `Processes.joined()`,
-        under torchrun, several processes train together.
+        under torchrun, several processes train together. The `collector` collects in this process if not given; the env
+        is then one like the workers', and is not run.
 
         Raises:
             ValueError: Something does not fit; the message says what to change.
@@ -121,18 +123,16 @@ class Trainer:
             if isinstance(module, nn.Module):
                 module.eval().to(self.device)
         self.reference = WeightCopy(policy, self.parameters) if self.config.beta > 0 else None
+        self.collector = collector or LocalRollouts(policy, env, self.schedule(), autocast)
 
     def schedule(self) -> FlowSchedule:
         """Return how paths are sampled."""
-        algorithm, steps = self.algorithm, self.policy.spec.num_steps
-        return FlowSchedule(steps, self.config.noise_level, kernel=algorithm.kernel, choose=algorithm.choose)
+        return self.algorithm.schedule(self.policy.spec, self.config.noise_level)
 
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
-        with self._precision():
-            seed = random_number(self.config.seed, 10, self.done)
-            rollouts = collect(self.policy, self.env, self.schedule(), self.plan, seed=seed)
-        metrics = self.update(rollouts)
+        rollouts = self.collector.collect(self.plan, seed=self.config.seed, update=self.done)
+        metrics = self.update(rollouts) | rollouts.counts
         self.done += 1
         return metrics
 
@@ -213,7 +213,7 @@ class Trainer:
                 + "; use another folder"
             )
         for name, part in self._parts().items():
-            if part is not None and state[name]:
+            if part is not None and state.get(name):
                 part.load_state_dict(state[name])
         # The checkpoint was read onto the policy's device, and torch takes these states from the CPU alone.
         torch.set_rng_state(state["random"].cpu())
@@ -226,7 +226,8 @@ class Trainer:
     def _parts(self) -> dict[str, Any]:
         """Return what has a state of its own, under its name in a checkpoint."""
         kernel = self.algorithm.kernel if isinstance(self.algorithm.kernel, nn.Module) else None
-        return {"policy": self.policy, "optimizer": self.optimizer, "kernel": kernel, "reference": self.reference}
+        parts = {"policy": self.policy, "optimizer": self.optimizer, "kernel": kernel, "reference": self.reference}
+        return parts | {"collector": self.collector}
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that a run must be resumed with."""
@@ -246,12 +247,14 @@ class Trainer:
 
     def _prepare(self, rollouts: Rollouts, advantages: Tensor, rows: Tensor) -> tuple[Batch, float]:
         """Return the chunks that teach with old and reference scores, and how far re-scoring moved the old ones."""
+        require_fresh(self.algorithm, rollouts.staleness)
         sampled, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)
         path = self.algorithm.path(sampled, random_number(self.config.seed, 12, self.done))
         drift = 0.0
         # In low precision a velocity depends on the shapes of its batch, so old scores must be of the update's shapes.
         exact = self.autocast is None and {each.dtype for each in self.policy.parameters()} == {torch.float32}
-        if path is not sampled or not exact:
+        # Nor can the policy of a stale rollout be asked again: the ratio is against the scores that it gave itself.
+        if path is not sampled or not (exact or rollouts.staleness):
             again = self._score_all(obs, path)
             if path is sampled and len(rows):
                 drift = float((again.log_prob - path.log_prob).sum(1).abs().amax())
@@ -323,6 +326,15 @@ def require_noise(schedule: FlowSchedule, spec: FlowSpec, algorithm: Algorithm) 
             f"noise_level must be above 0 for {algorithm.name}, in at least one step, got "
             f"noise_level={schedule.noise_level:g} and K={schedule.num_steps}: without noise a path has no density; "
             "0.5 is usual"
+        )
+
+
+def require_fresh(algorithm: Algorithm, staleness: int) -> None:
+    """Raise ValueError where rollouts may be stale and the algorithm asks the policy that acted again."""
+    if staleness and algorithm.path is not sampled_path:
+        raise ValueError(
+            f"{algorithm.name} scores another path than the policy took, so it needs the policy that acted: give "
+            f"max_staleness=0, not {staleness}, or an algorithm of sampled paths, such as {FA_GRPO.name}"
         )
 
 

@@ -1,0 +1,176 @@
+"""The Ray cluster that workers run on: started on this machine or joined, with an error that says what is missing."""
+
+import logging
+import os
+import platform
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prophet_gym._checks import first_line, require_count, require_number
+from prophrl_algos.rollout._collector import LocalRollouts
+
+SHARED_MEMORY = Path("/dev/shm")
+LEAST_STORE = 128 * 2**20
+"""Bytes of the object store beside those for weights; rollouts that exceed it go to the disk. Ray needs 75 MB."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """Configure rollouts by Ray workers, `--rollouts ray`; local ones ignore it."""
+
+    workers: int = 1
+    """Number of workers; those that find no room yet wait for a node that joins."""
+    gpus_per_worker: float | int = 0
+    """GPUs of a worker; 0.5 puts two on one. A worker without sees no GPU."""
+    cpus_per_worker: int = 1
+    """CPU cores of a worker, and its threads."""
+    ray_address: str = ""
+    """Address of a running cluster, as `ray start --head` prints it; `RAY_ADDRESS` if empty, else one on this machine
+    that ends with the run."""
+    max_staleness: int = 0
+    """Updates that the policy of a rollout may lag behind the one that learns; 0 collects and learns in turn."""
+    offload: bool = False
+    """Keep on the CPU what does not work: the learner's policy and optimizer while workers collect, and theirs while it
+    learns. For one GPU that does both; needs `--max-staleness 0`."""
+
+    def check(self) -> None:
+        """Raise ValueError where a value is out of its range."""
+        require_count("workers", self.workers)
+        require_count("cpus_per_worker", self.cpus_per_worker)
+        require_count("max_staleness", self.max_staleness, 0)
+        require_number("gpus_per_worker", self.gpus_per_worker, least=0)
+        if self.offload and self.max_staleness:
+            raise ValueError(
+                f"offload needs max_staleness=0, got {self.max_staleness}: with stale rollouts learner and workers "
+                "never rest; give one of the two"
+            )
+
+
+def import_ray() -> Any:
+    """Return the module; ImportError that says how to install it."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("--rollouts ray needs Ray: pip install 'prophet-gym[ray]', or --rollouts local") from error
+    return ray
+
+
+def require_shared_memory(need: int, folder: Path = SHARED_MEMORY) -> None:
+    """Raise OSError unless the folder of the object store, where there is one, has room for it."""
+    free = shutil.disk_usage(folder).free if folder.is_dir() else need
+    if free < need:
+        raise OSError(
+            f"the object store needs {need / 2**20:.0f} MB in {folder}, which has {free / 2**20:.0f} MB free: give it "
+            "more (docker run --shm-size 4g, or mount -o remount,size=4g), or join a cluster by --ray-address"
+        )
+
+
+class Cluster:
+    """A cluster of Ray that this process started, or joined by an address; `close` leaves nothing of it.
+
+    `store` is the size of the object store in bytes, where it is started here.
+    """
+
+    def __init__(self, options: RayOptions, store: int) -> None:
+        self.ray = ray = import_ray()
+        self.address = options.ray_address or os.environ.get("RAY_ADDRESS", "")
+        self.folder: Path | None = None
+        # Ray's own messages go to the files of its session: what a caller must know is raised or logged here.
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self.address and self.address != "local":
+            try:
+                ray.init(address=self.address, **quiet)
+            except (ConnectionError, RuntimeError) as error:  # RuntimeError: another version of Ray or Python
+                raise ConnectionError(
+                    f"no cluster of Ray can be joined at {self.address!r}: {first_line(error)}. Start one by `ray "
+                    "start --head`, with the same Ray and Python on every node, or leave out --ray-address"
+                ) from error
+            return
+        require_shared_memory(store)
+        # A socket's path has at most 107 characters, so it cannot lie in the folder of a run, and TMPDIR may be long.
+        self.folder = Path("/tmp") / f"prophrl-{os.getpid()}"
+        sweep(self.folder.parent)
+        room = {"num_cpus": options.workers * options.cpus_per_worker, "object_store_memory": store}
+        self._start(room | quiet | {"_temp_dir": str(self.folder), "include_dashboard": False})
+        self._require_room({"CPU": options.cpus_per_worker, "GPU": options.gpus_per_worker})
+
+    def _start(self, how: Mapping[str, Any]) -> None:
+        # Ray gives its processes 30 seconds, which a machine that is busy with something else may exceed once.
+        for attempt in range(3):
+            try:
+                self.ray.init(address="local", **how)
+                return
+            except Exception as error:
+                self.ray.shutdown()
+                if attempt == 2 or "timed out" not in str(error):
+                    self.close()
+                    raise
+                _log.warning("Ray did not start in time, trying again: %s", first_line(error))
+
+    def _require_room(self, need: Mapping[str, float | int]) -> None:
+        have = self.ray.cluster_resources()
+        missing = {name: count for name, count in need.items() if have.get(name, 0) < count}
+        if missing:
+            self.close()
+            asked = ", ".join(f"{count:g} {name} of {have.get(name, 0):g}" for name, count in missing.items())
+            raise ValueError(
+                f"a worker needs {asked} that this machine has: give --gpus-per-worker 0, or join a cluster by "
+                "--ray-address"
+            )
+
+    def close(self) -> None:
+        """Leave the cluster, and end it if it was started here."""
+        self.ray.shutdown()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what clusters of killed processes left in a folder."""
+    for each in folder.glob("prophrl-*"):
+        number = each.name.removeprefix("prophrl-")
+        if number.isdecimal() and not (Path("/proc") / number).exists() and Path("/proc").is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def fingerprint(local: LocalRollouts) -> dict[str, str]:
+    """Return what must be the same in learner and workers: versions, and the weights that do not learn."""
+    found = {name: version(name) for name in ("prophet-gym", "torch", "numpy", "diffusers", "ray")}
+    check = 0
+    for name, weight in sorted(local.weights(learnt=False).items()):
+        check = zlib.crc32(packed(weight), zlib.crc32(name.encode(), check))
+    return found | {"python": platform.python_version(), "frozen weights": f"{check:08x}"}
+
+
+def require_same(mine: Mapping[str, str], theirs: Mapping[str, str], node: str) -> None:
+    """Raise ValueError unless the fingerprint of a worker is that of the learner."""
+    wrong = [f"{name} {theirs.get(name)}, not {mine[name]}" for name in mine if theirs.get(name) != mine[name]]
+    if wrong:
+        raise ValueError(
+            f"the worker on node {node} has {'; '.join(wrong)}: install the same releases on every node and give each "
+            "the same files, or rollouts are of another policy than the one that learns"
+        )
+
+
+def packed(weight: Tensor) -> Any:
+    """Return the bytes of a tensor as an array, which the object store takes without a copy."""
+    return weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+@torch.no_grad()
+def unpack(weights: Mapping[str, Any], into: Mapping[str, Tensor]) -> None:
+    """Copy packed weights into tensors; ValueError if they are not the same ones."""
+    if wrong := sorted(weights.keys() ^ into.keys()):
+        raise ValueError(f"the weights sent are of another policy than the worker's: {', '.join(wrong[:10])} differ")
+    for name, weight in into.items():
+        # A copy first: what lies in the object store must not be written, and torch warns of such arrays.
+        weight.copy_(torch.tensor(weights[name]).view(weight.dtype).view(weight.shape))
