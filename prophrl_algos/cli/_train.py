@@ -51,7 +51,7 @@ class Args(WeightsOptions, DreamOptions):
     discount: Annotated[float, Number(above=0, most=1)] = 1.0
     """Discount per chunk: the reward of chunk n is multiplied by discount^n."""
     num_envs: Items | None = None
-    """Number of sub-environments, of each Ray worker; by default one per rollout, or as many as make the workers busy."""
+    """Number of sub-environments, of each Ray worker if there are; by default one per rollout that it collects."""
     rollouts: Literal["local", "ray"] = "local"
     """Who collects rollouts: this process, or workers on a cluster of Ray."""
     ray: OmitArgPrefixes[RayOptions] = field(default_factory=RayOptions)
@@ -137,8 +137,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     if isinstance(algorithm.kernel, nn.Module):
         learnt += list(algorithm.kernel.parameters())
     optimizer = torch.optim.AdamW(learnt, lr=args.learning_rate, betas=(0.9, 0.95))
-    trainer = partial(
-        Trainer,
+    trainer = Trainer(
         local.policy,
         optimizer,
         local.env,
@@ -149,14 +148,12 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         autocast=local.autocast,
         processes=processes,
     )
-    if args.rollouts == "local":
-        return trainer()
-    trainer()  # what does not fit is said before a cluster is started
-    require_fresh(algorithm, args.ray.max_staleness)
-    if processes.size > 1 and not (args.ray.ray_address or "RAY_ADDRESS" in os.environ):
-        raise ValueError("several processes that learn must share a cluster: ray start --head, and give --ray-address")
-    made = partial(make_worker, args, groups)
-    return trainer(collector=RayRollouts(made, local, args.ray, optimizer=optimizer))
+    if args.rollouts == "ray":
+        require_fresh(algorithm, args.ray.max_staleness)
+        if processes.size > 1 and not (args.ray.ray_address or "RAY_ADDRESS" in os.environ):
+            raise ValueError("processes that learn together share a cluster: ray start --head, and give --ray-address")
+        trainer.collector = RayRollouts(partial(make_worker, args, groups), local, args.ray, optimizer=optimizer)
+    return trainer
 
 
 def make_worker(args: Args, groups: int) -> LocalRollouts:

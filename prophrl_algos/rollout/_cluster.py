@@ -77,6 +77,8 @@ def require_shared_memory(need: int, folder: Path = SHARED_MEMORY) -> None:
 class Cluster:
     """A cluster of Ray that this process started, or joined by an address; `close` leaves nothing of it.
 
+    One that the caller has joined already by `ray.init` is used as it is, and left to the caller.
+
     `store` is the size of the object store in bytes, where it is started here.
     """
 
@@ -84,6 +86,9 @@ class Cluster:
         self.ray = ray = import_ray()
         self.address = options.ray_address or os.environ.get("RAY_ADDRESS", "")
         self.folder: Path | None = None
+        self.borrowed = ray.is_initialized()
+        if self.borrowed:
+            return
         # Ray's own messages go to the files of its session: what a caller must know is raised or logged here.
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address and self.address != "local":
@@ -129,9 +134,12 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
-        self.ray.shutdown()
+        if not self.borrowed:
+            self.ray.shutdown()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+            # What a killed run left may have been written to for some seconds after this one began.
+            sweep(self.folder.parent)
 
 
 def sweep(folder: Path) -> None:

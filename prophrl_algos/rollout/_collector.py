@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -14,6 +14,7 @@ from prophrl_algos.rollout._collect import Rollouts, collect
 from prophrl_algos.rollout._groups import GroupPlan, random_number
 
 
+@runtime_checkable
 class Collector(Protocol):
     """Declare what collects the rollouts of an update for a trainer."""
 

@@ -303,8 +303,10 @@ def failure(error: Any, number: int) -> Exception:
 def cause_of(error: Exception) -> str:
     """Return in words why a worker was lost."""
     text = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or "OOM" in text or "low on memory" in text:
-        return "it ran out of memory (give it fewer sub-environments by --num-envs, or start fewer --workers)"
-    if type(error).__name__ == "NodeDiedError" or ("node" in text.lower() and "died" in text.lower()):
-        return f"its node was lost ({first_line(error)})"
+    if type(error).__name__ == "OutOfMemoryError" or "low on memory" in text or "memory pressure" in text:
+        return "it ran out of memory: give it fewer sub-environments (--num-envs), or start fewer --workers"
+    if "node has died" in text or "node is dead" in text:
+        return "its node was lost"
+    if "connection error code" in text:
+        return "its process ended; where nobody killed it, the kernel did since memory ran out"
     return first_line(error)

@@ -1,0 +1,1 @@
+"""Rollouts by Ray workers: what is lost where processes die, what a worker costs, what stale rollouts are worth."""

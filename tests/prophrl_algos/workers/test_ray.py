@@ -1,0 +1,203 @@
+"""Workers of Ray collect what this process would, and what goes wrong has a name."""
+
+import logging
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.workers.chaos import Args as Chaos
+from benchmarks.workers.chaos import differences, killed_run, left_behind, problems
+from benchmarks.workers.toy import GROUPS, make, processes_of, run_to, trainer_of, twice_or_lost
+from prophet_gym.errors import WorkersLostError
+from prophrl_algos._checkpoint import load_checkpoint
+from prophrl_algos.algorithms import FA_GRPO_FORWARD
+from prophrl_algos.cli import main
+from prophrl_algos.rollout import RayOptions, RayRollouts
+from prophrl_algos.rollout._cluster import Cluster, require_same, require_shared_memory
+from prophrl_algos.run import LAST
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+# What a test starts is ray's, and its sockets and forks are too.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+STORE = 128 * 2**20
+CONFIG = TrainerConfig(updates=3, groups=GROUPS, group_size=4, beta=0.0)
+DREAM = [
+    "train", "--policy", "small", "--policy-weights", "SmallVLA-LIBERO-object-sft", "--tasks", "3", "--device", "cpu",
+    "--engine", "eager", "--loggers", "csv", "--config.groups", "2", "--config.group-size", "2", "--config.updates",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One cluster for the tests of this file, with room for two workers."""
+    before = left_behind()
+    started = Cluster(RayOptions(workers=2), STORE)
+    yield started.ray
+    started.close()
+    assert left_behind() - before == set()
+
+
+def iterate(trainer, updates=3):
+    """The trainer's state after some updates, and the metrics of each."""
+    try:
+        metrics = [trainer.iterate() for _ in range(updates)]
+        return trainer.state_dict(), metrics
+    finally:
+        if isinstance(trainer.collector, RayRollouts):
+            trainer.collector.close()
+
+
+def test_one_worker_is_the_local_run_to_the_bit_on_the_bundled_dream(cluster, tmp_path):
+    for rollouts in ("local", "ray"):
+        main([*DREAM, "3", "--rollouts", rollouts, "--out", str(tmp_path / rollouts)])
+    local, ray = (load_checkpoint(tmp_path / each / LAST)["trainer"] for each in ("local", "ray"))
+    ledger = ray.pop("collector")["ledger"]
+    assert local.pop("collector") == {}
+    assert differences(local, ray) == []
+    assert ledger.tolist() == [[update, group, 0, update, 1] for update in range(3) for group in range(2)]
+    # A run may be continued by either.
+    main([*DREAM, "4", "--rollouts", "local", "--out", str(tmp_path / "ray")])
+    assert load_checkpoint(tmp_path / "ray" / LAST)["trainer"]["done"] == 4
+
+
+def test_two_workers_are_the_same_tasks_in_turn_though_workers_die(cluster, caplog):
+    whole, _ = iterate(trainer_of(CONFIG, None))
+    trainer, draw = trainer_of(CONFIG, RayOptions(workers=2), partial(make, 0.1)), np.random.default_rng(0)
+
+    def killed():
+        for _ in range(3):
+            yield trainer.iterate()
+            draw.choice(processes_of(int(Path("/proc/self").resolve().name))).kill()
+
+    with trainer.collector, caplog.at_level(logging.WARNING):
+        metrics = list(killed())
+        ended = trainer.state_dict()
+        metrics.append(trainer.iterate())
+        assert twice_or_lost(trainer.collector.ledger, 4, GROUPS) == []
+    assert differences(whole["policy"], ended["policy"]) == differences(whole["optimizer"], ended["optimizer"]) == []
+    assert sum(each["workers_lost"] for each in metrics) == sum("was lost: " in text for text in caplog.messages) >= 2
+    assert any("of update 1 are queued again" in text for text in caplog.messages)
+
+
+def test_rollouts_are_as_stale_as_they_may_be_and_scored_by_who_acted(cluster):
+    options = RayOptions(workers=2, max_staleness=1)
+    trainer = trainer_of(TrainerConfig(groups=GROUPS, group_size=4, beta=0.0), options, partial(make, 0.05))
+    state, metrics = iterate(trainer, 6)
+    ledger = state["collector"]["ledger"]
+    stale = ledger[:, 0] - ledger[:, 3]
+    assert twice_or_lost(ledger, 6, GROUPS) == []
+    assert 0 <= int(stale.min()) <= int(stale.max()) == 1
+    means = stale.float().view(6, GROUPS).mean(1).tolist()
+    assert [each["staleness"] for each in metrics] == means
+    # A policy that has learned since gives other densities than the one that acted; one that has not, the same.
+    assert all(
+        (each["ratio_max"] == pytest.approx(1, abs=1e-4)) == (mean == 0)
+        for each, mean in zip(metrics, means, strict=True)
+    )
+
+
+def test_an_algorithm_that_asks_the_acting_policy_again_refuses_stale_rollouts(tmp_path):
+    with pytest.raises(SystemExit):
+        main(
+            [
+                *DREAM,
+                "1",
+                "--rollouts",
+                "ray",
+                "--max-staleness",
+                "1",
+                "--algo",
+                FA_GRPO_FORWARD.name,
+                "--out",
+                str(tmp_path),
+            ]
+        )
+
+
+def broken():
+    raise ValueError("the folder of the world model is missing on this node")
+
+
+def other():
+    local = make()
+    local.policy.out.requires_grad_(requires_grad=False).bias.data.add_(1)
+    return local
+
+
+def dying():
+    sys.exit(3)
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "message"),
+    [
+        (broken, ValueError, "the folder of the world model is missing on this node"),
+        (other, ValueError, r"worker on node \w+ has frozen weights \w+, not 00000000: install the same releases"),
+        (dying, WorkersLostError, r"11 workers were lost in a row and none finished anything, the last because"),
+    ],
+)
+def test_workers_that_cannot_work_end_the_run_with_one_error(cluster, made, error, message):
+    local = make()
+    trainer = Trainer(local.policy, torch.optim.SGD(local.policy.parameters()), local.env, CONFIG)
+    trainer.collector = RayRollouts(made, local, RayOptions())
+    with pytest.raises(error, match=message):
+        iterate(trainer)
+
+
+def test_the_object_store_keeps_nothing_of_a_collection(cluster):
+    trainer = trainer_of(CONFIG, RayOptions())
+    with trainer.collector:
+        trainer.iterate()
+        trainer.iterate()
+        held = cluster._private.worker.global_worker.core_worker.get_all_reference_counts()
+        assert len(held) <= 2, "the newest weights, and the worker's handle"
+    assert not cluster._private.worker.global_worker.core_worker.get_all_reference_counts()
+
+
+def test_a_killed_run_of_two_workers_ends_as_one_that_nobody_disturbed(tmp_path):
+    args, before = Chaos(workers=2, learners=1, updates=25), sorted(left_behind())
+    run_to(tmp_path / "whole", args.updates, delay=0.0, options=None)
+    assert killed_run(tmp_path / "killed", args) == {"worker": 2, "learner": 1}
+    found = problems(tmp_path / "killed", tmp_path / "whole", args.updates, before)
+    assert found == {"differences": [], "groups_lost_or_twice": [], "left_behind": []}
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=re.escape("--rollouts ray needs Ray: pip install 'prophet-gym[ray]'")):
+        RayRollouts(make, make(), RayOptions())
+
+
+def test_shared_memory_that_is_too_small_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"the object store needs 1048576 MB in .*, which has \d+ MB free: give it more"):
+        require_shared_memory(2**40, tmp_path)
+    require_shared_memory(2**40, tmp_path / "where there is none")
+
+
+def test_other_versions_on_a_node_are_named():
+    mine = {"torch": "2.13.0", "python": "3.11.7"}
+    with pytest.raises(ValueError, match=r"the worker on node ab has torch 2\.12\.0, not 2\.13\.0: install the same"):
+        require_same(mine, mine | {"torch": "2.12.0"}, "ab")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "workers must be an integer of at least 1"),
+        ({"gpus_per_worker": -1}, "gpus_per_worker must be a finite number of at least 0"),
+        ({"max_staleness": 1, "offload": True}, "offload needs max_staleness=0, got 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        RayOptions(**options).check()
+
+
+def test_a_worker_that_needs_more_than_there_is_is_refused():
+    with pytest.raises(ValueError, match=r"a worker needs 9 GPU of \d+ that this machine has"):
+        Cluster(RayOptions(gpus_per_worker=9), STORE)
