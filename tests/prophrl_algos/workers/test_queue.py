@@ -40,7 +40,7 @@ def test_every_group_is_done_once_whoever_is_lost_and_whatever_comes_twice(data)
         assert [number for each in found for number in each.rollouts.numbers] == [0, 4, 1, 5, 2, 6, 3, 7]
         ledger = torch.cat([ledger, ledger_rows(update, found)])
     assert twice_or_lost(ledger, 3, 8) == []
-    assert not (queue.waiting or queue.results or queue.attempts)
+    assert queue == Queue()
     # The check itself finds what is lost and what is twice.
     assert twice_or_lost(torch.cat([ledger[1:], ledger[-1:]]), 3, 8) == [(0, 0), (2, 7)]
 
@@ -59,7 +59,7 @@ def test_a_late_result_of_another_update_is_ignored():
     (task,) = parts_of(GroupPlan(1, 4), 1, 0)
     queue.finish(task, rollouts_of(task.plan), 0, 0)
     queue.lose(task, "it was killed")
-    assert not (queue.results or queue.waiting)
+    assert queue == Queue()
 
 
 def test_groups_that_do_not_come_out_even_are_refused():
