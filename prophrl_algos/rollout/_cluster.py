@@ -74,6 +74,15 @@ def require_shared_memory(need: int, folder: Path = SHARED_MEMORY) -> None:
         )
 
 
+def require_gpus(need: float | int, have: int) -> None:
+    """Raise ValueError unless this machine has as many GPUs as a worker needs."""
+    if need > have:
+        raise ValueError(
+            f"a worker needs {need:g} GPUs, this machine has {have}: give --gpus-per-worker {min(have, 1)}, or join a "
+            "cluster by --ray-address"
+        )
+
+
 class Cluster:
     """A cluster of Ray that this process started, or joined by an address; `close` leaves nothing of it.
 
@@ -100,13 +109,13 @@ class Cluster:
                     "start --head`, with the same Ray and Python on every node, or leave out --ray-address"
                 ) from error
             return
+        require_gpus(options.gpus_per_worker, torch.cuda.device_count())
         require_shared_memory(store)
         # A socket's path has at most 107 characters, so it cannot lie in the folder of a run, and TMPDIR may be long.
         self.folder = Path("/tmp") / f"prophrl-{os.getpid()}"
         sweep(self.folder.parent)
         room = {"num_cpus": options.workers * options.cpus_per_worker, "object_store_memory": store}
         self._start(room | quiet | {"_temp_dir": str(self.folder), "include_dashboard": False})
-        self._require_room({"CPU": options.cpus_per_worker, "GPU": options.gpus_per_worker})
 
     def _start(self, how: Mapping[str, Any]) -> None:
         # Ray gives its processes 30 seconds, which a machine that is busy with something else may exceed once.
@@ -120,17 +129,6 @@ class Cluster:
                     self.close()
                     raise
                 _log.warning("Ray did not start in time, trying again: %s", first_line(error))
-
-    def _require_room(self, need: Mapping[str, float | int]) -> None:
-        have = self.ray.cluster_resources()
-        missing = {name: count for name, count in need.items() if have.get(name, 0) < count}
-        if missing:
-            self.close()
-            asked = ", ".join(f"{count:g} {name} of {have.get(name, 0):g}" for name, count in missing.items())
-            raise ValueError(
-                f"a worker needs {asked} that this machine has: give --gpus-per-worker 0, or join a cluster by "
-                "--ray-address"
-            )
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""

@@ -265,7 +265,7 @@ class RayRollouts:
         _log.warning("worker %d was lost: %s%s, another takes its place", number, cause, again)
         if task is not None:
             self._queue.lose(task, cause)
-        if self._barren > 5 * self.options.workers + 5:
+        if self._barren > 3 * self.options.workers:
             raise WorkersLostError(
                 f"{self._barren} workers were lost in a row and none finished anything, the last because {cause}: look "
                 "at memory and at the nodes, then run the same command again"
