@@ -3,6 +3,7 @@
 # make test-vla the tests that need lerobot or timm, on the releases that they run on, in .venv-vla
 # make test-latest   the tests on the newest releases that pyproject.toml allows, in .venv-latest: lists what broke
 # make fuzz     the fuzz tests with ten thousand cases (make test runs a few of each)
+# make chaos    kill Ray workers and the learner at random for minutes (make test does it for seconds)
 # make lint     ruff, format check, pyright
 # make install  the package alone, in .venv
 # make lock     resolve requirements/*.in to the newest releases: what all of the above install, but for test-latest
@@ -36,7 +37,7 @@ TORCH_BUILD = UV_HTTP_RETRIES=0 $(1)/bin/uv pip install -q --python $(1)/bin/pyt
 PACKAGE = $(call PIP,$(1)) --no-deps --no-build-isolation -e .
 PYTEST = OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
-.PHONY: install demo test test-vla test-latest fuzz lint lock train reinforce reinforce-cpu reinforce-full figures clean
+.PHONY: install demo test test-vla test-latest fuzz chaos lint lock train reinforce reinforce-cpu reinforce-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -66,6 +67,9 @@ test: $(FULL)
 
 fuzz: $(FULL)
 	$(call PYTEST,.venv) --fuzz-scale 40 tests/fuzz
+
+chaos: $(FULL)
+	$(BIN)/python -m benchmarks.workers.chaos
 
 # lerobot comes without what it asks for. openpi's files of transformers must come after those that they replace. Where
 # lerobot looks for torchvision stands tests/stand_ins.

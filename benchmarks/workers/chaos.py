@@ -1,6 +1,6 @@
 """Kill workers and the learner at random moments of a run: it must end as one that nobody disturbed.
 
-    make chaos      # python -m benchmarks.workers.chaos --json benchmarks/results/workers/chaos.json
+    python -m benchmarks.workers.chaos --json benchmarks/results/workers/chaos.json    # make chaos
 
 Two workers collect for a policy that learns on a slow bandit, synchronously. Twenty times a worker, five times the
 learner gets SIGKILL; a killed learner is started again by the same command. The policy and its optimizer must be, to

@@ -8,7 +8,9 @@ tasks collected in one process, with every group of every update once.
 """
 
 import os
+import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 import tyro
 
@@ -63,7 +66,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Accept connections, again."""
-        self._server = socket.create_server(("127.0.0.1", self.port))
+        self._server = socket.create_server(("", self.port))
         threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
 
     def sever(self) -> None:
@@ -80,7 +83,7 @@ class Proxy:
         with suppress(OSError):
             while True:
                 near, _ = server.accept()
-                pair = (near, socket.create_connection(("127.0.0.1", self.target)))
+                pair = (near, socket.create_connection((own_address(), self.target)))
                 self._pairs.append(pair)
                 threading.Thread(target=self._forward, args=pair, daemon=True).start()
 
@@ -95,8 +98,13 @@ class Proxy:
                     (far if one is near else near).sendall(data)
 
 
+def own_address() -> str:
+    """Return the address that nodes know this machine by."""
+    return ray.util.get_node_ip_address()
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
 
 
@@ -104,7 +112,7 @@ def free_port() -> int:
 def node(*words: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a node with room for one worker, in a session of its own that ends with it."""
     command = [str(Path(sys.executable).parent / "ray"), "start", *words, "--num-cpus", "1", "--block"]
-    command += ["--node-ip-address", "127.0.0.1", "--object-store-memory", str(100 * 2**20)]
+    command += ["--object-store-memory", str(100 * 2**20)]
     env = os.environ | {"RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT), "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -142,11 +150,11 @@ def breaks(folder: Path, args: Args) -> dict[str, Any]:
     port, at = free_port(), {}
     head = ("--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", f"/tmp/prophrl-{os.getpid()}")
     command = [sys.executable, "-m", "benchmarks.workers.nodes", "--child", str(folder)]
-    command += ["--updates", str(args.updates), "--delay", str(args.delay), "--address", f"127.0.0.1:{port}"]
+    command += ["--updates", str(args.updates), "--delay", str(args.delay), "--address", f"{own_address()}:{port}"]
     with node(*head):
         wait_for_port(port)
         proxy = Proxy(port)
-        joining = ("--address", f"127.0.0.1:{proxy.port}")
+        joining = ("--address", f"{own_address()}:{proxy.port}")
         with node(*joining) as second:
             learner = subprocess.Popen(command, cwd=ROOT)
             at["both nodes collect"] = wait_for_workers(folder, 2, learner)
@@ -171,7 +179,7 @@ def breaks(folder: Path, args: Args) -> dict[str, Any]:
 def wait_for_port(port: int, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while True:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with suppress(OSError), socket.create_connection((own_address(), port), 1):
             return
         if time.monotonic() > end:
             raise SystemExit("the first node did not start")
@@ -186,11 +194,13 @@ def main(args: Args) -> None:
     with recorded(args.json) as found, tempfile.TemporaryDirectory() as scratch:
         folder, whole, before = Path(scratch) / "broken", Path(scratch) / "whole", sorted(left_behind())
         run_to(whole, args.updates, delay=0.0, options=None)
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         found["updates_at"] = breaks(folder, args)
         found["groups_queued_again"] = int((ledger_of(folder)[:, 4] > 1).sum())
+        shutil.rmtree(f"/tmp/prophrl-{os.getpid()}")
         found |= problems(folder, whole, args.updates, before)
         print(found)
-    if any(found[name] for name in ("differences", "groups_lost_or_twice")):
+    if any(found[name] for name in ("differences", "groups_lost_or_twice", "left_behind")):
         raise SystemExit("the run is not the one on a network that holds")
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import secrets
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -106,7 +107,8 @@ class Cluster:
             except (ConnectionError, RuntimeError) as error:  # RuntimeError: another version of Ray or Python
                 raise ConnectionError(
                     f"no cluster of Ray can be joined at {self.address!r}: {first_line(error)}. Start one by `ray "
-                    "start --head`, with the same Ray and Python on every node, or leave out --ray-address"
+                    "start --head`, with the same Ray and Python on every node, or leave out --ray-address; one that "
+                    "asks for tokens also needs RAY_AUTH_MODE=token here"
                 ) from error
             return
         require_gpus(options.gpus_per_worker, torch.cuda.device_count())
@@ -114,6 +116,9 @@ class Cluster:
         # A socket's path has at most 107 characters, so it cannot lie in the folder of a run, and TMPDIR may be long.
         self.folder = Path("/tmp") / f"prophrl-{os.getpid()}"
         sweep(self.folder.parent)
+        # A token of its own, or Ray makes one in the home folder and warns of it.
+        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         room = {"num_cpus": options.workers * options.cpus_per_worker, "object_store_memory": store}
         self._start(room | quiet | {"_temp_dir": str(self.folder), "include_dashboard": False})
 
