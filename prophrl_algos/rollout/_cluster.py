@@ -155,7 +155,8 @@ def sweep(folder: Path) -> None:
 
 def fingerprint(local: LocalRollouts) -> dict[str, str]:
     """Return what must be the same in learner and workers: versions, and the weights that do not learn."""
-    found = {name: version(name) for name in ("prophet-gym", "torch", "numpy", "diffusers", "ray")}
+    # Without the build: one node may have a GPU and another none.
+    found = {name: version(name).partition("+")[0] for name in ("prophet-gym", "torch", "numpy", "diffusers", "ray")}
     check = 0
     for name, weight in sorted(local.weights(learnt=False).items()):
         check = zlib.crc32(packed(weight), zlib.crc32(name.encode(), check))

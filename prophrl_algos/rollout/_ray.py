@@ -34,7 +34,7 @@ class Worker:
 
     def __init__(self, make: Callable[[], LocalRollouts], threads: int) -> None:
         torch.set_num_threads(threads)
-        self._make, self._version = make, -1
+        self._make, self._held = make, 0
         self._rest = ExitStack()
 
     def ready(self) -> tuple[str, dict[str, str]]:
@@ -44,12 +44,12 @@ class Worker:
         self._local = self._make()
         return ray.get_runtime_context().get_node_id(), fingerprint(self._local)
 
-    def collect(self, weights: Mapping[str, Any], version: int, task: Task, seed: int) -> Rollouts:
-        """Return the groups of a task, acted by the policy of so many updates; its schedule stays here."""
+    def collect(self, weights: Mapping[str, Any], published: int, task: Task, seed: int) -> Rollouts:
+        """Return the groups of a task, acted by the policy of these weights, the `published`-th that were sent."""
         self._rest.close()
-        if version != self._version:
+        if published != self._held:
             unpack(weights, self._local.weights())
-            self._version = version
+            self._held = published
         found = self._local.collect(task.plan, seed=seed, update=task.update)
         # The learner's paths have the learner's schedule, whose kernel learns; this one may have weights on a GPU.
         return replace(found, path=replace(found.path, schedule=FlowSchedule(found.path.schedule.num_steps)))
@@ -104,8 +104,8 @@ class RayRollouts:
         )(Worker)
         self._mine = fingerprint(local)
         self.ledger = torch.empty(0, len(COLUMNS), dtype=torch.int32)
-        self._queue, self._version, self._weights = Queue(), -1, None
-        self._seed = 0
+        self._queue, self._weights = Queue(), None
+        self._seed = self._version = self._published = 0
         self._workers: dict[int, Any] = {}
         self._idle: list[int] = []
         # What each call is: its worker, its task (None where a worker is made) and the version that acts.
@@ -185,7 +185,7 @@ class RayRollouts:
         for worker in self._workers.values():
             self._ray.kill(worker)
         self._workers, self._idle, self._calls = {}, [], {}
-        self._queue, self._version, self._weights = Queue(), -1, None
+        self._queue, self._weights = Queue(), None
 
     def _learner_rests(self) -> AbstractContextManager[None]:
         if not self.options.offload:
@@ -196,14 +196,13 @@ class RayRollouts:
     def _publish(self, update: int) -> float:
         """Put the weights into the object store and return the seconds that it took."""
         began = time.perf_counter()
-        if self._version != update:
-            weights = {name: packed(weight) for name, weight in self._local.weights().items()}
-            try:
-                self._weights = self._ray.put(weights)
-            except self._ray.exceptions.ObjectStoreFullError as error:
-                size = sum(each.nbytes for each in weights.values()) / 2**20
-                raise OSError(f"{size:.0f} MB of weights do not fit into the object store; {STORE_FULL}") from error
-            self._version = update
+        weights = {name: packed(weight) for name, weight in self._local.weights().items()}
+        try:
+            self._weights = self._ray.put(weights)
+        except self._ray.exceptions.ObjectStoreFullError as error:
+            size = sum(each.nbytes for each in weights.values()) / 2**20
+            raise OSError(f"{size:.0f} MB of weights do not fit into the object store; {STORE_FULL}") from error
+        self._version, self._published = update, self._published + 1
         return time.perf_counter() - began
 
     def _pump(self, timeout: float) -> None:
@@ -213,7 +212,7 @@ class RayRollouts:
         for worker in list(self._idle):
             if (task := self._queue.take()) is not None:
                 self._idle.remove(worker)
-                call = self._workers[worker].collect.remote(self._weights, self._version, task, self._seed)
+                call = self._workers[worker].collect.remote(self._weights, self._published, task, self._seed)
                 self._calls[call] = (worker, task, self._version)
         if self._calls:
             for call in self._ray.wait(list(self._calls), timeout=timeout)[0]:

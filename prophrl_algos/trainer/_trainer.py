@@ -132,7 +132,7 @@ class Trainer:
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
         rollouts = self.collector.collect(self.plan, seed=self.config.seed, update=self.done)
-        metrics = self.update(rollouts) | rollouts.counts
+        metrics = {**self.update(rollouts), **rollouts.counts}
         self.done += 1
         return metrics
 
