@@ -116,8 +116,8 @@ class Cluster:
         # A socket's path has at most 107 characters, so it cannot lie in the folder of a run, and TMPDIR may be long.
         self.folder = Path("/tmp") / f"prophrl-{os.getpid()}"
         sweep(self.folder.parent)
-        # A token of its own, or Ray makes one in the home folder and warns of it.
-        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        # Ray asks for a token who connects; without one here it would make a file in the home folder.
+        if not (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         room = {"num_cpus": options.workers * options.cpus_per_worker, "object_store_memory": store}
         self._start(room | quiet | {"_temp_dir": str(self.folder), "include_dashboard": False})
