@@ -5,16 +5,17 @@
 Two workers collect for a policy that learns on a slow bandit, synchronously. Twenty times a worker, five times the
 learner gets SIGKILL; a killed learner is started again by the same command. The policy and its optimizer must be, to
 the bit, those of the same tasks collected in one process without Ray; the ledger must have every group of every update
-once; no process, file of the object store or session folder may be left.
+once; no process and no folder of a session may be left.
 """
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from benchmarks.workers.toy import GROUPS, processes_of, run_to, twice_or_lost
 from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.rollout import RayOptions
 from prophrl_algos.run import LAST
+
+MARK = "PROPHRL_BENCHMARK"
+"""Environment variable that the processes of a benchmark inherit."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,18 @@ class Args:
     """Be the learner of the run in this folder."""
 
 
-def left_behind() -> set[str]:
-    """Return the processes and files of Ray on this machine."""
-    found = {f"/dev/shm/{path.name}" for path in Path("/dev/shm").glob("plasma*")}
-    found |= {str(path) for path in Path("/tmp").glob("prophrl-*")}
+def marked() -> str:
+    """Mark all processes that this one starts from now on, and return the mark."""
+    return os.environ.setdefault(MARK, uuid.uuid4().hex)
+
+
+def left_behind(mark: str) -> list[str]:
+    """Return the marked processes that are still there, and the folders of clusters whose processes are not."""
+    found = [str(path) for path in Path("/tmp").glob("prophrl-*") if not psutil.pid_exists(int(path.name[8:]))]
     for process in psutil.process_iter():
         try:
-            words = " ".join(process.cmdline())
-            if words.startswith("ray::") or "site-packages/ray/" in words:
-                found.add(f"{process.pid} {words[:100]}")
+            if process.environ().get(MARK) == mark and process.pid != os.getpid():
+                found.append(f"{process.pid} {' '.join(process.cmdline())[:100]}")
         except psutil.Error:
             continue
     return found
@@ -106,17 +113,17 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     return [] if one == other else [where]
 
 
-def problems(folder: Path, whole: Path, updates: int, before: Sequence[str]) -> dict[str, list[str]]:
+def problems(folder: Path, whole: Path, updates: int, mark: str) -> dict[str, list[str]]:
     """Return what differs between two runs, is wrong in the ledger, or is left of the processes."""
     runs = [load_checkpoint(each / LAST)["trainer"] for each in (folder, whole)]
     end = time.monotonic() + 60
-    while (left := left_behind() - set(before)) and time.monotonic() < end:
+    while (left := left_behind(mark)) and time.monotonic() < end:
         time.sleep(1)
     wrong = twice_or_lost(runs[0]["collector"]["ledger"], updates, GROUPS)
     return {
         "differences": differences(*({name: each[name] for name in ("policy", "optimizer", "done")} for each in runs)),
         "groups_lost_or_twice": [str(each) for each in wrong],
-        "left_behind": sorted(left),
+        "left_behind": left,
     }
 
 
@@ -126,11 +133,11 @@ def main(args: Args) -> None:
         return
     with recorded(args.json) as found, tempfile.TemporaryDirectory() as scratch:
         folder, whole = Path(scratch) / "killed", Path(scratch) / "whole"
-        before, began = sorted(left_behind()), time.monotonic()
+        mark, began = marked(), time.monotonic()
         run_to(whole, args.updates, delay=0.0, options=None)
         found["killed"] = killed_run(folder, args)
         found["seconds"] = round(time.monotonic() - began, 1)
-        found |= problems(folder, whole, args.updates, before)
+        found |= problems(folder, whole, args.updates, mark)
         ledger = load_checkpoint(folder / LAST)["trainer"]["collector"]["ledger"]
         found |= {"groups": len(ledger), "groups_queued_again": int((ledger[:, 4] > 1).sum())}
         print(found)

@@ -29,7 +29,7 @@ import torch
 import tyro
 
 from benchmarks.speed.harness import ROOT, recorded
-from benchmarks.workers.chaos import left_behind, problems
+from benchmarks.workers.chaos import marked, problems
 from benchmarks.workers.toy import run_to
 from prophet_gym.errors import CheckpointError
 from prophrl_algos._checkpoint import load_checkpoint
@@ -192,13 +192,13 @@ def main(args: Args) -> None:
         run_to(args.child, args.updates, delay=args.delay, options=options)
         return
     with recorded(args.json) as found, tempfile.TemporaryDirectory() as scratch:
-        folder, whole, before = Path(scratch) / "broken", Path(scratch) / "whole", sorted(left_behind())
+        folder, whole, mark = Path(scratch) / "broken", Path(scratch) / "whole", marked()
         run_to(whole, args.updates, delay=0.0, options=None)
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         found["updates_at"] = breaks(folder, args)
         found["groups_queued_again"] = int((ledger_of(folder)[:, 4] > 1).sum())
         shutil.rmtree(f"/tmp/prophrl-{os.getpid()}")
-        found |= problems(folder, whole, args.updates, before)
+        found |= problems(folder, whole, args.updates, mark)
         print(found)
     if any(found[name] for name in ("differences", "groups_lost_or_twice", "left_behind")):
         raise SystemExit("the run is not the one on a network that holds")
