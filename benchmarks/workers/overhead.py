@@ -2,9 +2,10 @@
 
     python -m benchmarks.workers.overhead --json benchmarks/results/workers/overhead.json
 
-Both runs learn in the bundled dream and take turns, an update each, so that both see the same load; the first update is
-not counted, and the weights must be the same to the bit at the end. Weights of a size are put into the object store,
-fetched by a worker and copied into its own.
+Both runs learn in the bundled dream and take turns, an update each; the first is not counted, and the weights must be the
+same to the bit at the end. The overhead is what the learner waits for rollouts less what the worker takes for them, as a
+fraction of the update: the ratio of the two runs is of machines that do nothing else. Weights of a size are put into the
+object store, fetched by a worker and copied into its own.
 """
 
 import time
@@ -60,6 +61,7 @@ def learn(args: Args) -> dict[str, Any]:
     """Return seconds per update of both runs, and how they end."""
     trainers = {name: trainer_of(args, name) for name in ("local", "ray")}
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    waits: list[float] = []
     metrics: dict[str, float] = {}
     for update in range(args.updates + 1):
         for name, trainer in trainers.items():
@@ -67,15 +69,17 @@ def learn(args: Args) -> dict[str, Any]:
             metrics = trainer.iterate()
             if update:
                 seconds[name].append(round(time.perf_counter() - began, 3))
+            if update and name == "ray":
+                waits.append(round(metrics["seconds_rollout"] - metrics["seconds_workers"], 4))
         print(f"update {update}: {seconds}", flush=True)
     states = [trainer.state_dict() for trainer in trainers.values()]
     assert isinstance(trainers["ray"].collector, RayRollouts)
     trainers["ray"].collector.close()
-    ratio = sum(seconds["ray"]) / sum(seconds["local"])
     return {
         "seconds_per_update": seconds,
-        "overhead": round(ratio - 1, 4),
-        "overhead_of_the_median_update": round(median(seconds["ray"]) / median(seconds["local"]) - 1, 4),
+        "seconds_of_overhead": waits,
+        "overhead": round(sum(waits) / (sum(seconds["ray"]) - sum(waits)), 4),
+        "median_update_by_the_local_one": round(median(seconds["ray"]) / median(seconds["local"]), 4),
         "seconds_weights": round(metrics["seconds_weights"], 4),
         "weights_differ": differences(*({name: each[name] for name in ("policy", "optimizer")} for each in states)),
         "weights_learned": bool(differences(states[0]["policy"], trainer_of(args, "local").state_dict()["policy"])),

@@ -160,7 +160,9 @@ class RayRollouts:
         stale, attempts = update - rows[:, 3].float(), rows[:, 4]
         counts = {"staleness": float(stale.mean()), "workers_lost": float(self._lost - lost)}
         counts["groups_queued_again"] = float((attempts - 1).sum())
-        clock = {**whole.seconds, "weights": seconds, "rollout": time.perf_counter() - began}
+        # What the workers took, all together, beside what the learner waited.
+        clock = {**whole.seconds, "workers": whole.seconds["rollout"], "weights": seconds}
+        clock["rollout"] = time.perf_counter() - began
         return replace(whole, seconds=clock, staleness=int(stale.max()), counts=counts)
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,7 +226,8 @@ class RayRollouts:
         elif time.monotonic() - self._heard > _PATIENCE:
             self._heard = time.monotonic()
             _log.warning(
-                "no worker has room since %.0f s: each needs %d CPU and %g GPU, the cluster has %s; waiting for a node",
+                "no worker is ready since %.0f s: each loads its models, or waits for a node with %d CPU and %g GPU; the "
+                "cluster has %s",
                 *(_PATIENCE, self.options.cpus_per_worker, self.options.gpus_per_worker),
                 {name: each for name, each in self._ray.cluster_resources().items() if name in ("CPU", "GPU")},
             )
