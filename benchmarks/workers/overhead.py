@@ -2,10 +2,10 @@
 
     python -m benchmarks.workers.overhead --json benchmarks/results/workers/overhead.json
 
-Both runs learn in the bundled dream and take turns, an update each; the first is not counted, and the weights must be the
-same to the bit at the end. The overhead is what the learner waits for rollouts less what the worker takes for them, as a
-fraction of the update: the ratio of the two runs is of machines that do nothing else. Weights of a size are put into the
-object store, fetched by a worker and copied into its own.
+Both runs learn in the bundled dream and take turns, an update each; the first is not counted, and the weights must be
+the same to the bit at the end. The overhead is what the learner waits for rollouts less what the worker takes for them,
+by the rest of the update; the ratio of the two runs means something on machines that do nothing else. Weights of a size
+are put into the object store, fetched by a worker and copied into its own.
 """
 
 import time

@@ -226,8 +226,8 @@ class RayRollouts:
         elif time.monotonic() - self._heard > _PATIENCE:
             self._heard = time.monotonic()
             _log.warning(
-                "no worker is ready since %.0f s: each loads its models, or waits for a node with %d CPU and %g GPU; the "
-                "cluster has %s",
+                "no worker is ready since %.0f s: they load their models, or wait for a node with %d CPU and %g GPU; "
+                "the cluster has %s",
                 *(_PATIENCE, self.options.cpus_per_worker, self.options.gpus_per_worker),
                 {name: each for name, each in self._ray.cluster_resources().items() if name in ("CPU", "GPU")},
             )
