@@ -40,6 +40,10 @@ class SimulatorLostError(ProphetError, RuntimeError):
     """Signal that a simulator process has died; its episodes are lost, and a new env can be made."""
 
 
+class ProcessLostError(ProphetError, RuntimeError):
+    """Signal that another of the processes that train together has gone; the message says what was being done."""
+
+
 class RunInUseError(ProphetError, RuntimeError):
     """Signal that another process trains in the same folder; the message names the process."""
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,8 @@ class Args(WeightsOptions, DreamOptions):
     """Improve a flow policy by reinforcement learning, in dreams or in the simulator (`--env LIBERO-Object-v0`).
 
     Episodes begin at `train` states only. Run the same command again to continue a run that was stopped. Under
-    `torchrun --nproc-per-node N -m prophrl_algos train` the groups are split between N processes.
+    `accelerate launch --num_processes N -m prophrl_algos train`, or torchrun, N processes share the groups, each with
+    its device and its dreams.
     """
 
     load: TrainLoad = field(default_factory=TrainLoad)
@@ -50,6 +51,8 @@ class Args(WeightsOptions, DreamOptions):
     """Replace groups whose success rate lies outside 0.1 to 0.9; collects at most twice as many groups."""
     autocast: bool = False
     """Compute the policy in bfloat16; the world model is not affected."""
+    shard: bool = False
+    """Spread weights, gradients and moments over the processes (FSDP2), for policies that do not fit on one device."""
     evaluate_every: Annotated[int, Whole(0, 10**9)] = 0
     """Number of updates between evaluations on `train` states of the same environment; 0 never evaluates."""
     evaluate_episodes: Items = 20
@@ -65,7 +68,7 @@ class Args(WeightsOptions, DreamOptions):
 
 MAY_CHANGE = (
     "out", "config", "flowscale", "num_envs", "device", "engine", "evaluate_every", "evaluate_episodes", "truth_env",
-    "truth_stop", "loggers",
+    "truth_stop", "loggers", "shard",
 )  # fmt: skip
 """Arguments that may change when a run is continued; the trainer itself checks `config` and `flowscale`."""
 
@@ -73,9 +76,9 @@ MAY_CHANGE = (
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.train._run_folder import begin_run, run_lock
-    from prophrl_algos._checkpoint import load_checkpoint
+    from prophrl_algos._checkpoint import newest, updates_done
     from prophrl_algos._loggers import make_logger, require_loggers
-    from prophrl_algos.run import LAST, run
+    from prophrl_algos.run import run
 
     names = usual_loggers() if args.loggers is None else args.loggers
     require_loggers(names)
@@ -83,16 +86,16 @@ def main(args: Args) -> None:
     if args.truth_env and not args.evaluate_every:
         raise ValueError("--truth-env is asked at every evaluation: give --evaluate-every too")
     evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
-    main = trainer.processes.main
+    main = trainer.learner.main
     with run_lock(args.out, main=main):
-        begun = (args.out / LAST).exists()
+        last = newest(args.out)
         if main:
-            begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
-        done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
+            begin_run(args.out, args, begun=last is not None, free=MAY_CHANGE)
+        done = 0 if last is None else updates_done(last)
         loggers = [make_logger(name, args.out, done=done) for name in names if main]
         run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
     if main:
-        print(f"{args.out / LAST}: {trainer.done} updates")
+        print(f"{newest(args.out)}: {trainer.done} updates")
 
 
 def usual_loggers() -> tuple[str, ...]:
@@ -112,11 +115,12 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
 
     from prophrl_algos._named import make_algorithm, make_policy, warn_untrained
     from prophrl_algos.rollout import Grouping, begin_from_starts
-    from prophrl_algos.trainer import Processes
+    from prophrl_algos.trainer import Learner
 
     config, device = args.config, resolved_device(args.device)
-    processes = Processes.joined()
-    rows = processes.split(config.groups) * config.group_size if args.num_envs is None else args.num_envs
+    learner = Learner.joined(cpu=device == "cpu", sharded=args.shard)
+    learner.require_alike("arguments", {**asdict(args), "device": ""}, "start all with the same command")
+    rows = min(learner.share(config.groups) * config.group_size, args.num_envs or sys.maxsize)
     env = wrap(args.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward))
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
@@ -136,28 +140,36 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         flowscale=args.flowscale,
         grouping=Grouping(begin_from_starts, (0.1, 0.9) if args.resample else (0, 1), args.discount),
         autocast=torch.bfloat16 if args.autocast else None,
-        processes=processes,
+        learner=learner,
     )
 
 
 def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     """Return an evaluation on episodes of the same env, from `train` states drawn by a seed that training does not use.
 
-    With `args.truth_env` it also measures the reward's precision on dreams that are replayed there.
+    Its episodes are shared out among the processes. With `args.truth_env` the main one also measures the reward's
+    precision on dreams that are replayed there.
     """
     from prophrl_algos._named import make_env
-    from prophrl_algos.evaluate import evaluate
+    from prophrl_algos.evaluate import Evaluation, evaluate
 
-    rows, seed = min(args.evaluate_episodes, 16), 10**6
+    learner, seed = trainer.learner, 10**6
+    mine = range(learner.rank, args.evaluate_episodes, learner.size)
+    rows = min(-(-args.evaluate_episodes // learner.size), 16)
     env = args.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward)
     precision = None
-    if args.truth_env:
+    if args.truth_env and learner.main:
         truth = make_env(args.truth_env, rows, starts="train", tasks=args.tasks)
         precision = precision_metrics(trainer.policy, env, truth, seed, stop=args.truth_stop)
 
     def measure() -> Metrics:
-        found = evaluate(trainer.policy, env, args.evaluate_episodes, seed=seed)
-        return found.metrics() | ({} if precision is None else precision(trainer.done))
+        with learner.whole(trainer.policy), learner.watched(f"evaluating after update {trainer.done}"):
+            found = evaluate(trainer.policy, env, args.evaluate_episodes, seed=seed, numbers=mine) if mine else None
+            precise = {} if precision is None else precision(trainer.done)
+            shares = learner.gathered(() if found is None else found.episodes)
+        order = range(args.evaluate_episodes)
+        whole = Evaluation(tuple(shares[number % learner.size][number // learner.size] for number in order))
+        return whole.metrics() | precise
 
     return measure
 
