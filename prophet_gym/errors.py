@@ -44,6 +44,10 @@ class WorkersLostError(ProphetError, RuntimeError):
     """Signal that workers that collect rollouts die faster than they finish; the message names the cause."""
 
 
+class ProcessLostError(ProphetError, RuntimeError):
+    """Signal that another of the processes that train together has gone; the message says what was being done."""
+
+
 class RunInUseError(ProphetError, RuntimeError):
     """Signal that another process trains in the same folder; the message names the process."""
 

@@ -13,7 +13,7 @@ from torch import nn
 from prophet_gym._checks import imported, unknown_option
 from prophet_gym._io.tensor_files import read_tensors, unwrapped
 from prophet_gym.errors import MissingWeightsError
-from prophrl_algos._checkpoint import load_checkpoint
+from prophrl_algos._checkpoint import newest, read_policy
 from prophrl_algos.algorithms import ALGORITHMS, Algorithm
 from prophrl_algos.flow import FlowPolicy, FlowSpec
 from prophrl_algos.vla import SmallVLA
@@ -147,9 +147,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if has_weights(path):
         return read_safetensors(path)
     found = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    # Weights that are sharded are in a folder.
+    found = found or newest(path)
     if found is None:
         raise MissingWeightsError(f"{path} holds none of {', '.join(WEIGHTS)}; pass the folder of a run or its file")
     if found.suffix == ".safetensors":
         return unwrapped(read_tensors(found))
-    state = load_checkpoint(found)
-    return state.get("trainer", state)["policy"]
+    return read_policy(found)

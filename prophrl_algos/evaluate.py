@@ -70,6 +70,7 @@ def evaluate(
     *,
     seed: int = 0,
     schedule: FlowSchedule | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Evaluation:
     """Run episodes in all sub-environments of the env at once.
 
@@ -82,6 +83,7 @@ def evaluate(
             number of episodes, whose initial states the seed draws.
         seed: Episode i has seed `seed + i` in the env, and its own noise in the policy.
         schedule: How chunks are sampled; by default the ODE with the policy's own number of steps.
+        numbers: Numbers of the episodes to run, of those that are asked for; all by default. Processes share them out.
 
     Raises:
         ValueError: The env or an episode does not fit, or the env gave a reward that is not finite.
@@ -94,12 +96,13 @@ def evaluate(
         raise ValueError(
             f"there must be at least one episode, and all must have the same reset options, got {list(asked)[:3]}"
         )
-    waves = _waves(env, asked, seed)
+    chosen = range(len(asked)) if numbers is None else numbers
+    waves = _waves(env, asked, chosen, seed)
     if (check := getattr(env.unwrapped, "check_reset", None)) is not None:
         for _, reset in waves:
             check(reset["options"])
     found: list[EpisodeResult] = []
-    with progress_bar("evaluation", len(asked), "episode") as bar:
+    with progress_bar("evaluation", len(chosen), "episode") as bar:
         for numbers, reset in waves:
             rows = np.arange(len(numbers))
             observation, info = env.reset(**reset)
@@ -119,14 +122,16 @@ def evaluate(
     return Evaluation(tuple(found))
 
 
-def _waves(env: VectorEnv, episodes: Sequence[Mapping[str, int]], seed: int) -> list[tuple[range, dict[str, Any]]]:
+def _waves(
+    env: VectorEnv, episodes: Sequence[Mapping[str, int]], chosen: Sequence[int], seed: int
+) -> list[tuple[Sequence[int], dict[str, Any]]]:
     """Return as many episodes at once as fit, each wave with the arguments of the reset that begins it."""
     waves = []
-    for first in range(0, len(episodes), env.num_envs):
-        numbers = range(first, min(first + env.num_envs, len(episodes)))
+    for first in range(0, len(chosen), env.num_envs):
+        numbers = chosen[first : first + env.num_envs]
         # A sub-environment that is not needed gets the first one's episode, and rests.
-        padded = [*numbers, *[first] * (env.num_envs - len(numbers))]
-        options: dict[str, Any] = {name: [episodes[number][name] for number in padded] for name in episodes[first]}
+        padded = [*numbers, *[numbers[0]] * (env.num_envs - len(numbers))]
+        options: dict[str, Any] = {name: [episodes[number][name] for number in padded] for name in episodes[0]}
         # A first reset must begin every sub-environment, later ones only those that are needed.
         if first and len(numbers) < env.num_envs:
             options["reset_mask"] = np.arange(env.num_envs) < len(numbers)

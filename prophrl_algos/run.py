@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
+from prophet_gym._io.processes._sharding import whole
+from prophrl_algos._checkpoint import load_run, newest, save_checkpoint, save_run
 from prophrl_algos._loggers import Logger
 from prophrl_algos.rollout._collect import progress_bar
 from prophrl_algos.trainer import Metrics, Trainer
 
-LAST, BEST = "last.pt", "best.pt"
+BEST = "best.pt"
 _SHOWN = ("return", "success", "ratio_max", "clipped_high", "kl", "evaluation/success")
 """Metrics beside the bar, which tell whether the policy learns."""
 
@@ -24,7 +25,9 @@ def run(
 ) -> None:
     """Run the remaining updates of a run, and save it in a folder.
 
-    `folder/last.pt` holds the trainer; a run that was killed resumes from it and ends with the same weights.
+    `folder/last.pt` holds the trainer (`folder/last` where its weights are sharded); a run that was killed resumes from
+    it and ends with the same weights. Another number of processes may resume it and shares the groups in another way.
+    All processes call this, with one folder that all of them see; the main one logs.
     `folder/best.pt` holds the policy's weights at the best evaluation so far. To resume, pass a new trainer with the
     arguments of the run. `evaluate` returns at least `success` and is called after every `evaluate_every` updates and
     after the last; loggers get its results as `evaluation/...`. `started` is called once it is known that the
@@ -32,17 +35,19 @@ def run(
 
     Raises:
         CheckpointError: `folder/last.pt` is damaged, or an earlier version wrote it.
-        ValueError: The folder holds a run with other settings.
+        ProcessLostError: Another process was lost in an update.
+        ValueError: The folder holds a run with other settings, or not all processes see it.
     """
     if evaluate_every < 1:
         raise ValueError(f"evaluate_every must be at least 1, got {evaluate_every}")
     best, shown = float("-inf"), {}
-    if (folder / LAST).exists():
-        state = load_checkpoint(folder / LAST, trainer.device, resume=True)
+    if (path := newest(folder)) is not None:
+        state = load_run(path, trainer.device, trainer.place)
         trainer.load_state_dict(state["trainer"])
         best = float(state["best"])
     started()
-    updates, main = trainer.config.updates, trainer.processes.main
+    updates, main = trainer.config.updates, trainer.learner.main
+    trainer.learner.require_alike("updates", {"done": trainer.done}, f"{folder} must be on a disk that all nodes share")
     bar = progress_bar("train", updates, "update", done=trainer.done, stays=True)
     try:
         while trainer.done < updates:
@@ -51,15 +56,17 @@ def run(
             if evaluate is not None and due:
                 found = evaluate()
                 metrics |= {f"evaluation/{name}": value for name, value in found.items()}
-                if found["success"] > best and main:
-                    state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found["success"]}
-                    save_checkpoint(folder / BEST, state)
+                if found["success"] > best:
+                    weights = {name: whole(each) for name, each in trainer.policy.state_dict().items()}
+                    if main:
+                        state = {"policy": weights, "updates": trainer.done, "score": found["success"]}
+                        save_checkpoint(folder / BEST, state)
                 best = max(best, found["success"])
             if main:
                 # Logged before it is saved: a kill between the two logs an update again, and never loses one.
                 for logger in loggers:
                     logger.log(metrics, trainer.done - 1)
-                save_checkpoint(folder / LAST, {"trainer": trainer.state_dict(), "best": best})
+            save_run(folder, {"trainer": trainer.state_dict(), "best": best})
             shown |= {name: f"{metrics[name]:.3g}" for name in _SHOWN if name in metrics}
             bar.set_postfix(shown, refresh=False)
             bar.update()

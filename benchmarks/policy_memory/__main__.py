@@ -2,6 +2,9 @@
 
     python -m benchmarks.policy_memory --out benchmarks/results/plan
     python -m benchmarks.policy_memory --device cuda --policies vla-adapter pi05 --out benchmarks/results/plan
+    python -m benchmarks.policy_memory --policies pi0 openvla-oft --train full --processes 2 8 --out DIR
+
+With `--processes` it also says what each GPU of so many holds, sharded (FSDP2) or not.
 
 The plan runs the shapes of the full size through the policy; nothing is downloaded or allocated. On a GPU the policy
 then acts and learns once with random weights, and the peak of the allocator stands beside the plan. It needs
@@ -33,6 +36,8 @@ class Args:
     train: tuple[str, ...] = ("expert", "lora")
     """Part that is trained: expert, lora or full."""
     work: Workload = field(default_factory=lambda: Workload(reference=True))
+    processes: tuple[int, ...] = ()
+    """Numbers of processes, one on each GPU, to plan for."""
     device: str = "meta"
     """`cuda` also measures."""
     out: Path | None = None
@@ -101,6 +106,8 @@ def main(args: Args) -> None:
             plan = make_plan(FULL_SIZES[name](train, language=False), args.work)
             row = {"args": {"policy": name, "train": train, **asdict(args.work)}, **asdict(plan)}
             row |= {"while_acting": plan.while_acting, "while_learning": plan.while_learning}
+            each = {f"{count} processes": plan.sharded(count) for count in args.processes}
+            row |= {"sharded": {name: {part: getattr(one, part) for part in PARTS} for name, one in each.items()}}
             found: dict[str, int] = {}
             if device.type == "cuda":
                 try:
@@ -111,6 +118,8 @@ def main(args: Args) -> None:
                 gc.collect()
                 torch.cuda.empty_cache()
             print(line(f"{name}, {train}", plan, found), flush=True)
+            for count, one in each.items():
+                print(line(f"{name}, {train}, each of {count}, sharded", one, {}), flush=True)
             if args.out is not None:
                 args.out.mkdir(parents=True, exist_ok=True)
                 (args.out / f"{name}_{train}.json").write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ three times its largest tensor.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.policy_memory.full_sizes import FullSize
+from prophet_gym._io.processes._sharding import blocks_of
 from prophrl_algos.flow import Context, FlowSpec, device_of
 
 WORKING = 3
@@ -71,6 +72,7 @@ class MemoryPlan:
         stored_per_chunk: latents, scores, images and tokens; in the memory of the host.
         stored: of a whole round.
         if_contexts_were_stored: what storing the contexts would take instead of making them again.
+        unit: float32 gradients of the largest part that FSDP2 gathers as one.
     """
 
     parameters: int
@@ -85,6 +87,17 @@ class MemoryPlan:
     stored_per_chunk: int
     stored: int
     if_contexts_were_stored: int
+    unit: int = 0
+
+    def sharded(self, processes: int) -> "MemoryPlan":
+        """Return what each of so many processes holds that share out weights, gradients and moments by FSDP2.
+
+        The weights are whole beside a process's own part while the policy computes, and so are the gradients of a
+        unit, with a copy to be sent. Without shards every process holds what a single one does.
+        """
+        part = {name: -(-getattr(self, name) // processes) for name in ("gradients", "optimizer", "reference")}
+        weights = self.weights + -(-self.weights // processes)
+        return replace(self, **part, weights=weights, backward=self.backward + 2 * self.unit)
 
     @property
     def while_acting(self) -> int:
@@ -126,7 +139,14 @@ def make_plan(full: FullSize, work: Workload) -> MemoryPlan:
         stored_per_chunk=stored,
         stored=stored * chunks,
         if_contexts_were_stored=one * chunks,
+        unit=4 * largest_unit(policy),
     )
+
+
+def largest_unit(policy: nn.Module) -> int:
+    """Return the number of trained weights in the largest block, or outside of blocks if there are more."""
+    counts = [sum(w.numel() for w in block.parameters() if w.requires_grad) for block in blocks_of(policy)]
+    return max(sum(w.numel() for w in policy.parameters() if w.requires_grad) - sum(counts), *counts, 0)
 
 
 def stored_bytes(full: FullSize, work: Workload) -> int:

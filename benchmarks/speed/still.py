@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from benchmarks.speed.harness import recorded
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT
-from prophet_gym.prophet._transformer import _run_block
 from prophet_gym.world_model import Chunk, State
 
 
@@ -54,7 +53,7 @@ def forward(transformer: Any, kept: Tensor, hidden_states: Tensor, timestep: Ten
     rope = tuple(each[chosen] for each in rope)
     memory = transformer.history_memory(given["history"])
     for block in transformer.transformer_blocks:
-        x = _run_block(block, x, embedding, modulation, rope, memory, None)
+        x = block(x, embedding, modulation, rope, memory, None)
     x = transformer.proj_out(transformer.norm_out(x, embedding, modulation))
     whole = x.new_zeros(1, len(chosen), x.shape[-1])
     whole[:, chosen] = x[:, 0]

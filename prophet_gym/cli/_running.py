@@ -24,7 +24,7 @@ class Command:
     """Describe a subcommand: a module with its `Args` and `main(args)`, and one line on what it does.
 
     `resumes` says that the same command continues a run that was stopped, `processes` that the processes of one
-    torchrun may run it together.
+    torchrun or `accelerate launch` may run it together.
     """
 
     module: str

@@ -19,7 +19,10 @@ COMMANDS = {
     "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
     "train": Command(
-        "prophet_gym.train._small", "train the small Prophet from recordings, or adapt one to a scene", resumes=True
+        "prophet_gym.train._small",
+        "train the small Prophet from recordings, or adapt one to a scene",
+        resumes=True,
+        processes=True,
     ),
     "pretrain": Command(
         "prophet_gym.train._pretrain",

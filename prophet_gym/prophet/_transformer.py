@@ -56,7 +56,7 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
     model has "chunk", "pooled" and "oldest_finest".
     """
 
-    _no_split_modules = ("CosmosTransformerBlock",)
+    _no_split_modules = ("ProphetBlock",)
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -92,7 +92,7 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         )
         self.time_embed = CosmosEmbedding(dim, dim)
         self.transformer_blocks = nn.ModuleList(
-            CosmosTransformerBlock(
+            ProphetBlock(
                 num_attention_heads=num_attention_heads,
                 attention_head_dim=attention_head_dim,
                 cross_attention_dim=text_embed_dim or dim,
@@ -163,12 +163,12 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         sources = self.history_memory(history) if self.history_memory is not None and history is not None else None
         for number, block in enumerate(self.transformer_blocks):
             read = sources if memory is None else (memory[:, number, 0], memory[:, number, 1])
-            inputs = (block, x, embedding, modulation, rope, read, encoder_hidden_states)
+            inputs = (x, embedding, modulation, rope, read, encoder_hidden_states)
             # Not diffusers' own checkpointing, which knows its forward alone and not this loop.
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(_run_block, *inputs, use_reentrant=False)
+                x = checkpoint(block, *inputs, use_reentrant=False)
             else:
-                x = _run_block(*inputs)
+                x = block(*inputs)
         x = self.norm_out(x, embedding, modulation)
         return self._unpatchify(self.proj_out(x), grid, size)
 
@@ -181,7 +181,7 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
             return None
         sources = self.history_memory(history)
         blocks: list[Any] = [*self.transformer_blocks]
-        return torch.stack([torch.stack(_keys_values(block.attn1, sources), dim=1) for block in blocks], dim=1)
+        return torch.stack([torch.stack(block.remember(sources), dim=1) for block in blocks], dim=1)
 
     def _unpatchify(self, x: Tensor, grid: torch.Size, size: torch.Size) -> Tensor:
         p_t, p_h, p_w = self.config["patch_size"]
@@ -190,30 +190,39 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         return x.reshape(x.shape[0], x.shape[1], grid[0] * p_t, *size)
 
 
+class ProphetBlock(CosmosTransformerBlock):
+    """Run one Cosmos block on tokens grouped by latent frame; its self-attention also reads the memory."""
+
+    entries = ("remember",)
+    """Methods that compute beside `forward`, which sharding must know of."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Float[Tensor, "b t n d"],
+        embedding: Float[Tensor, "b t 1 d"],
+        modulation: Float[Tensor, "b t 1 d3"],
+        rope: tuple[Tensor, Tensor],
+        memory: _Memory | None,
+        text: Tensor | None,
+    ) -> Float[Tensor, "b t n d"]:
+        shape = x.shape[1:3]
+        normed, gate = self.norm1(x, embedding, modulation)
+        x = x + gate * _attend(self.attn1, normed.flatten(1, 2), rope, memory).unflatten(1, shape)
+        if text is not None:
+            normed, gate = self.norm2(x, embedding, modulation)
+            x = x + gate * self.attn2(normed.flatten(1, 2), encoder_hidden_states=text).unflatten(1, shape)
+        normed, gate = self.norm3(x, embedding, modulation)
+        return x + gate * self.ff(normed)
+
+    def remember(self, sources: _Memory) -> _Memory:
+        """Return the keys, normed, and values of the history."""
+        return _keys_values(self.attn1, sources)
+
+
 def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
     """Return three numbers of a config, which JSON holds as a list."""
     first, second, third = values
     return first, second, third
-
-
-def _run_block(
-    block: Any,
-    x: Float[Tensor, "b t n d"],
-    embedding: Float[Tensor, "b t 1 d"],
-    modulation: Float[Tensor, "b t 1 d3"],
-    rope: tuple[Tensor, Tensor],
-    memory: _Memory | None,
-    text: Tensor | None,
-) -> Float[Tensor, "b t n d"]:
-    """Run one Cosmos block on tokens grouped by latent frame; its self-attention also reads the memory."""
-    shape = x.shape[1:3]
-    normed, gate = block.norm1(x, embedding, modulation)
-    x = x + gate * _attend(block.attn1, normed.flatten(1, 2), rope, memory).unflatten(1, shape)
-    if text is not None:
-        normed, gate = block.norm2(x, embedding, modulation)
-        x = x + gate * block.attn2(normed.flatten(1, 2), encoder_hidden_states=text).unflatten(1, shape)
-    normed, gate = block.norm3(x, embedding, modulation)
-    return x + gate * block.ff(normed)
 
 
 def _attend(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from prophet_gym._io.networks import fill_matching, load_part, save_network
+from prophet_gym._io.processes import by_main
 from prophet_gym._io.processor import Precision, autocast
 from prophet_gym.data._latents import LatentEpisodes, hand_states
 from prophet_gym.data._recording import read_episode
@@ -155,7 +156,7 @@ def train_autoencoder(
     mean, std = (tuple(found.tolist()) for found in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
     result = FrameAutoencoder(latent_channels=latent_channels, latents_mean=mean, latents_std=std)
     result.load_state_dict(model.state_dict())
-    save_network(result, folder / "autoencoder")
+    by_main(lambda: save_network(result, folder / "autoencoder"))
     return result
 
 
@@ -175,7 +176,7 @@ def tune_decoder(
     model.encoder.requires_grad_(requires_grad=False)
     config = FitConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
     fit(model, _crop_loss(footage, rows, precision), config, folder, name="decoder")
-    save_network(model, folder / "autoencoder")
+    by_main(lambda: save_network(model, folder / "autoencoder"))
     return model
 
 

@@ -58,6 +58,8 @@ class Args(FullOptions):
 def main(args: Args) -> None:
     """Run the steps that are left and write the student."""
     accelerator = args.accelerator()
+    if accelerator.is_fsdp2:
+        raise ValueError("a Prophet is distilled with all weights in every process: launch it without FSDP")
     student = Prophet.from_pretrained(Checkpoint.named(args.teacher).folder, device=accelerator.device)
     small, teacher = isinstance(student, SmallProphet), copy.deepcopy(student.transformer)
     most = args.teacher_steps or student.config.steps

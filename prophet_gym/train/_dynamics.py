@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from prophet_gym._io.networks import save_network
+from prophet_gym._io.processes import by_main
 from prophet_gym._io.processor import Precision, autocast
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._windows import Windows
@@ -209,7 +210,7 @@ def train_tracker(
             return tracker_loss(tracker, latents, start, shaken, *told), {}
 
     fit(tracker, loss, FitConfig(steps=steps, learning_rate=1e-3), folder, name="tracker")
-    save_network(tracker, folder / "tracker")
+    by_main(lambda: save_network(tracker, folder / "tracker"))
     return tracker
 
 

@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from prophet_gym._io.processes import gathered, joined, lost_named, package_versions, require_alike
+from prophet_gym._io.processes._sharding import shard, whole
 from prophet_gym._io.processor import reuse_memory
 from prophet_gym.train._run_folder import States
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 Loss = Callable[[Any, int, torch.Generator], tuple[Tensor, dict[str, float]]]
 """`loss(model, step, generator) -> (loss or losses, figures to log)`: the mean of several losses is minimised.
 
-`model` is what was given to `fit`, wrapped where several processes train it; the generator is seeded by the step."""
+`model` is what was given to `fit`; the generator is seeded by the step and, of several processes, by which it is."""
 Model = TypeVar("Model", bound=nn.Module)
 MEANINGS = {
     "loss": "Loss that is minimised.",
@@ -56,6 +58,7 @@ class FitConfig:
     save_every: float = 120.0  # Seconds between training states.
     keep: int = 1  # Training states that stay on disk, the newest ones.
     seed: int = 0  # Of all randomness.
+    sharded: bool = False  # Whether several processes share out weights, gradients and moments (FSDP2).
 
     def __post_init__(self) -> None:
         if self.minutes <= 0:
@@ -106,8 +109,9 @@ def fit(
 ) -> Model:
     """Take the steps that are left, or those that the time allows, and return the model with its averaged weights.
 
-    Whatever requires gradients is trained. With a folder, a training state is written to `folder/states/name` every
-    `save_every` seconds, whole; a run that was killed resumes from the newest to the same bits.
+    Whatever requires gradients is trained. Under `accelerate launch` or torchrun the processes average their gradients;
+    each makes its own batches, and the main one writes. A training state goes to `folder/states/name` all `save_every`
+    seconds, whole; a run that was killed resumes from the newest to the same bits.
 
     Args:
         model: Trained in place, on the device where it lies.
@@ -116,12 +120,13 @@ def fit(
         folder: Of the run; without one nothing is written.
         name: Of this model in the run.
         state: What else changes and is saved, e.g. the loader of the data, by `state_dict` and `load_state_dict`.
-        accelerator: Of a run of several processes or of mixed precision; one process in float32 if not given.
+        accelerator: Of a run in mixed precision, or with options of its own; float32 if not given.
 
     Raises:
         FloatingPointError: The loss is not finite; nothing of that step is saved.
         ValueError: The run has taken more steps than are asked for.
         CheckpointError: The newest state is damaged, or of other weights.
+        ProcessLostError: Another process was lost in a step.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -132,10 +137,10 @@ def fit(
         2.0
     """
     run = _Run(model, loss, config, accelerator, name)
-    states = None if folder is None else States(folder, name, run.accelerator, run.trained, run.average, state)
+    states = run.states(folder, state)
     done, spent = (0, 0.0) if states is None else states.resume(config.steps)
     began = time.monotonic() - spent  # runs before a kill are counted
-    used = lambda: (time.monotonic() - began) / (60 * config.minutes)  # noqa: E731
+    used = lambda: 0.0 if math.isinf(config.minutes) else run.since(began) / (60 * config.minutes)  # noqa: E731
     scheduler = run.scheduler(done, used)
     saved, unsaved = time.monotonic(), False
     with _log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
@@ -145,23 +150,20 @@ def fit(
             log(index, run.step(index))
             scheduler.step()
             done, unsaved = index + 1, True
-            if states is not None and time.monotonic() - saved > config.save_every:
+            if states is not None and run.since(saved) > config.save_every:
                 states.save(done, time.monotonic() - began, keep=config.keep)
                 saved, unsaved = time.monotonic(), False
     # A run that had nothing left to do leaves its state as it was.
     if states is not None and unsaved:
         states.save(done, time.monotonic() - began, keep=config.keep)
-    if run.average is not None:
-        run.average.copy_to(run.trained.values())
-    return model
+    return run.averaged(model)
 
 
 class _Run:
     """Take optimizer steps with model and optimizer as accelerate prepares them, and average the weights."""
 
     def __init__(self, model: nn.Module, loss: Loss, config: FitConfig, accelerator: Any, name: str) -> None:
-        # Imported where training begins: they take seconds, for which no other command should wait.
-        from accelerate import Accelerator
+        # Imported where training begins: it takes seconds, for which no other command should wait.
         from diffusers.training_utils import EMAModel
 
         if accelerator is None:
@@ -169,13 +171,37 @@ class _Run:
             if on_cpu:
                 reuse_memory()
             # The model is where the caller wants it (`cuda:1`, say), which accelerate would not know.
-            accelerator = Accelerator(cpu=on_cpu, device_placement=False, mixed_precision="no")
+            accelerator = joined(cpu=on_cpu, precision="no", unused=True)
+        require_alike("packages", package_versions(), "install the same releases on every node")
         accelerator.gradient_accumulation_steps = config.accumulate
-        self.accelerator, self.loss, self.config, self.name = accelerator, loss, config, name
+        self.accelerator, self.config, self.name = accelerator, config, name
+        objective = _Objective(model, loss)
+        sharded = (config.sharded or accelerator.is_fsdp2) and accelerator.num_processes > 1
+        if sharded:
+            shard(objective, None)
         self.trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
         self.inner = config.optimizer(list(self.trained.values()))
-        self.model, self.optimizer = accelerator.prepare(model, self.inner)
-        self.average = None if config.ema is None else EMAModel(self.trained.values(), config.ema, foreach=True)
+        self.objective: Any = objective if sharded else accelerator.prepare_model(objective)
+        self.optimizer = accelerator.prepare_optimizer(self.inner)
+        self.average = None if config.ema is None else EMAModel(self.trained.values(), config.ema, foreach=not sharded)
+
+    def states(self, folder: Path | None, state: Sequence[Any]) -> States | None:
+        """Return the training states in a run's folder."""
+        if folder is None:
+            return None
+        return States(folder, self.name, self.accelerator, self.trained, self.average, state, self.inner)
+
+    def averaged(self, model: Model) -> Model:
+        """Return the model with its averaged weights, where there are any."""
+        if self.average is not None:
+            self.average.copy_to(self.trained.values())
+        return model
+
+    def since(self, moment: float) -> float:
+        """Return the seconds since a moment, by the clock of the main process."""
+        # One clock for all: a process that stopped by its own would leave the others waiting.
+        passed = time.monotonic() - moment
+        return gathered(passed)[0] if self.accelerator.num_processes > 1 else passed
 
     def scheduler(self, done: int, used: Callable[[], float]) -> LambdaLR:
         """Return what sets the rate of the step after `done`: a function of step and clock, so no part of a state."""
@@ -185,16 +211,23 @@ class _Run:
         return LambdaLR(self.inner, lambda step: self.config.rate(step, used()), last_epoch=done - 1)
 
     def step(self, index: int) -> dict[str, float]:
+        """Take one step and return its figures; ProcessLostError if another process is lost in it."""
+        with lost_named(f"in step {index} of {self.name}", "The same command resumes from the last state"):
+            return self._step(index)
+
+    def _step(self, index: int) -> dict[str, float]:
         """Take one step and return its figures, the losses averaged over batches and processes."""
         accelerator: Any = self.accelerator
         count = self.config.accumulate
         # By the step and not by the one before, so that a run that resumes draws what it would have drawn.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + index)
+        seed = self.config.seed * 1_000_003 + index
+        generator = torch.Generator().manual_seed(seed + (accelerator.process_index << 48))
         total, norm = torch.zeros((), device=accelerator.device), torch.zeros(())
         figures: dict[str, float] = {}
         for _ in range(count):
-            with accelerator.accumulate(self.model):
-                losses, figures = self.loss(self.model, index, generator)
+            with accelerator.accumulate(self.objective):
+                with accelerator.autocast():
+                    losses, figures = self.objective(index, generator)
                 accelerator.backward(losses.mean())
                 total = total.to(losses.device) + losses.detach() / count
                 if accelerator.sync_gradients:
@@ -205,7 +238,7 @@ class _Run:
                             f"the loss of {self.name} is {total.mean().item()} at step {index}; the last state is "
                             "good: look at the data, then resume with a lower learning rate"
                         )
-                    norm = accelerator.clip_grad_norm_(list(self.trained.values()), self.config.clip)
+                    norm = whole(nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.clip))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if self.average is not None:
@@ -213,6 +246,18 @@ class _Run:
         parts = {f"loss_{n}": loss for n, loss in enumerate(total.tolist())} if total.ndim else {}
         rate = self.inner.param_groups[0]["lr"]
         return {"loss": total.mean().item(), "gradient_norm": float(norm), "learning_rate": rate, **parts, **figures}
+
+
+class _Objective(nn.Module):
+    """Make a loss the forward pass of one module, which is what gathers shards and averages gradients."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the losses of a batch, and its figures."""
+        return self.loss(self.model, index, generator)
 
 
 @contextmanager

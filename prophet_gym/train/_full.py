@@ -282,10 +282,12 @@ def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, acce
             )
     if config.draw_tools:
         require_drawable(clips)
-    # The average and the adapters are taken of whole weights, which sharding would cut.
     kind = accelerator.distributed_type.value
-    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise ValueError(f"every process must hold all weights, got {kind}; use `accelerate launch --multi_gpu`")
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU") and not accelerator.is_fsdp2:
+        raise ValueError(
+            f"several processes train by DDP or by FSDP2, got {kind}: use `accelerate launch --multi_gpu`, or give "
+            "--shard or `--use_fsdp --fsdp_version 2`"
+        )
 
 
 def placed(loader: WindowLoader) -> Iterator[tuple[Windows, list[int]]]:

@@ -3,7 +3,8 @@
 The result is `OUT/checkpoint`, or the adapters alone in `OUT/lora`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from prophet_gym._arguments import (
 )
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import save_lora
+from prophet_gym._io.processes import joined
+from prophet_gym._io.processes._sharding import is_sharded, whole
 from prophet_gym.data._mixture import read_mixture_entry
 from prophet_gym.data._windows import Tools, ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, Embodiment, get_embodiment
@@ -69,11 +72,9 @@ class FullOptions(Arguments):
 
     def accelerator(self) -> Any:
         """Return the accelerator that they ask for."""
-        from accelerate import Accelerator
-
         on_gpu = torch.cuda.is_available() and not self.cpu
         precision = ("bf16" if on_gpu else "no") if self.precision == "auto" else self.precision
-        return Accelerator(cpu=self.cpu, mixed_precision=precision)
+        return joined(cpu=self.cpu, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,13 @@ class Args(FullOptions):
     action frames in its dreams, as does a base that draws them."""
     self_forcing: Count = 1  # Number of chunks per window; after the first they continue the model's own frames.
     sampler_steps: Count = 5  # Number of sampler steps that generate those frames.
+    shard: bool = False
+    """Spread weights, gradients and moments over the processes (FSDP2), for models that do not fit on one GPU."""
 
 
 MAY_CHANGE = (
     "out", "steps", "batch_size", "accumulate", "precision", "gradient_checkpointing", "workers", "save_every",
-    "keep", "cpu",
+    "keep", "cpu", "shard",
 )  # fmt: skip
 """Arguments that may differ when a run resumes."""
 
@@ -105,7 +108,27 @@ def main(args: Args) -> None:
     """Run the steps that are left and write the result."""
     batching = Batching(args.batch_size, args.self_forcing, args.sampler_steps, args.workers)
     accelerator = args.accelerator()
-    prophet = Prophet.from_pretrained(args.base, device=accelerator.device)
+    prophet = open_base(args, accelerator.device)
+    clips = open_clips(prophet, args.data, args.self_forcing)
+    if args.gradient_checkpointing:
+        prophet.transformer.enable_gradient_checkpointing()
+    with run_lock(args.out, main=accelerator.is_main_process):
+        if accelerator.is_main_process:
+            begin_run(args.out, args, begun=steps_done(args.out, "full") > 0, free=MAY_CHANGE)
+        require_steps(args.out, "full", args.steps)
+        if accelerator.is_main_process:
+            record_start(args.out, "prophet pretrain", args)
+        schedule = replace(args.schedule(), sharded=args.shard)
+        train_full(prophet, clips, args.out, schedule, batching, accelerator=accelerator)
+        weights = {name: whole(each) for name, each in trained_of(prophet).items()}
+        if accelerator.is_main_process:
+            write_result(unsharded(prophet, args, weights), args)
+    accelerator.end_training()
+
+
+def open_base(args: Args, device: torch.device) -> Prophet:
+    """Return the model that training begins with, its trained weights marked."""
+    prophet = Prophet.from_pretrained(args.base, device=device)
     if args.draw_tools and not config_of(prophet).draw_tools:
         if args.lora_rank:
             raise ValueError(
@@ -113,19 +136,24 @@ def main(args: Args) -> None:
                 "whose prophet.json says draw_tools"
             )
         prophet = drawing(prophet)
-    clips = open_clips(prophet, args.data, args.self_forcing)
     choose_trained(prophet, lora_rank=args.lora_rank, seed=args.seed)
-    if args.gradient_checkpointing:
-        prophet.transformer.enable_gradient_checkpointing()
-    with run_lock(args.out, main=accelerator.is_main_process):
-        begin_run(args.out, args, begun=steps_done(args.out, "full") > 0, free=MAY_CHANGE)
-        require_steps(args.out, "full", args.steps)
-        if accelerator.is_main_process:
-            record_start(args.out, "prophet pretrain", args)
-        train_full(prophet, clips, args.out, args.schedule(), batching, accelerator=accelerator)
-        if accelerator.is_main_process:
-            write_result(prophet, args)
-    accelerator.end_training()
+    return prophet
+
+
+def trained_of(prophet: Prophet) -> dict[str, torch.Tensor]:
+    """Return the weights that are trained."""
+    return {name: each for name, each in prophet.transformer.named_parameters() if each.requires_grad}
+
+
+def unsharded(prophet: Prophet, args: Args, weights: Mapping[str, torch.Tensor]) -> Prophet:
+    """Return the model with these weights, made again where its own are in shards."""
+    if not any(map(is_sharded, trained_of(prophet).values())):
+        return prophet
+    made = open_base(args, torch.device("cpu"))
+    with torch.no_grad():
+        for name, each in trained_of(made).items():
+            each.copy_(weights[name])
+    return made
 
 
 def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDataset:

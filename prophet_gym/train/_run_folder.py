@@ -11,22 +11,33 @@ import socket
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, InitVar, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.optim import Optimizer
 
 from prophet_gym._checks import shown
 from prophet_gym._io.atomic import atomic_directory, atomic_write
 from prophet_gym._io.files import read_json, read_json_lines
+from prophet_gym._io.processes import by_main, gathered
+from prophet_gym._io.processes._sharding import (
+    as_stored_in,
+    flattened,
+    is_sharded,
+    nested,
+    read_shards,
+    room_like,
+    write_shards,
+)
 from prophet_gym._io.processor import machine
-from prophet_gym._io.tensor_files import read_tensors, read_torch, write_tensors
+from prophet_gym._io.tensor_files import read_tensors, read_torch, write_tensors, write_torch
 from prophet_gym.data._recording import list_episodes
 from prophet_gym.errors import CheckpointError, RunInUseError
 
@@ -34,6 +45,8 @@ ARGUMENTS, HISTORY = "arguments.json", "history.jsonl"
 LOCK, LOCK_OWNER = ".run.lock", ".run.json"
 _PROGRESS = "progress.json"
 _WEIGHTS, _AVERAGE = "model.safetensors", "average.safetensors"
+_OTHERS, _REST = "processes.pt", "rest.pt"
+"""What each process has of its own, and what is no tensor in a state in shards."""
 _EARLIER = ("autoencoder.pt", "decoder.pt", "tracker.pt", "transformer.pt", "states/step-*.pt")
 """Name where prophet-gym 0.1 kept training states before accelerate wrote them."""
 
@@ -185,7 +198,8 @@ class States:
 
     Accelerate writes the optimizer, what else is registered with it (`state`) and, as safetensors, the weights that are
     trained; their average (an `EMAModel`) lies beside them. The other weights are not stored: a run resumes with the
-    base that it began with.
+    base that it began with. Of several processes the randomness and the `state` of the others lie beside that. Sharded
+    weights, their average and the optimizer are written in shards. Any number of processes resumes from a state.
     """
 
     run: Path
@@ -193,28 +207,36 @@ class States:
     accelerator: Any
     trained: Mapping[str, Tensor]
     average: Any | None
-    state: InitVar[Sequence[Any]] = ()
+    state: Sequence[Any]
+    optimizer: Optimizer
 
-    def __post_init__(self, state: Sequence[Any]) -> None:
-        self.accelerator.register_for_checkpointing(*state)
+    def __post_init__(self) -> None:
+        self.accelerator.register_for_checkpointing(*self.state)
         self.accelerator.register_save_state_pre_hook(self._choose)
         self.accelerator.register_load_state_pre_hook(self._take)
 
     def save(self, step: int, seconds: float, *, keep: int) -> None:
-        """Write the state after `step` steps, on the main process, then remove all but the newest `keep`."""
-        if not self.accelerator.is_main_process:
-            return
+        """Write the state after `step` steps, which all processes must do; then remove all but the newest `keep`."""
         target = self.run / "states" / self.name / f"step-{step:08d}"
+        own = {"random": torch.get_rng_state(), "state": [each.state_dict() for each in self.state]}
+        others = gathered(own)
+        progress = json.dumps({"step": step, "seconds": seconds}) + "\n"
         try:
-            with atomic_directory(target, last=_PROGRESS) as temporary:
-                self.accelerator.save_state(str(temporary))
-                if self.average is not None:
-                    means = dict(zip(self.trained, self.average.shadow_params, strict=True))
-                    write_tensors(means, temporary / _AVERAGE)
-                progress = json.dumps({"step": step, "seconds": seconds}) + "\n"
-                (temporary / _PROGRESS).write_text(progress, encoding="utf-8")
+            if self._sharded:
+                self._save_shards(target, others, progress)
+            elif self.accelerator.is_main_process:
+                with atomic_directory(target, last=_PROGRESS) as temporary:
+                    self.accelerator.save_state(str(temporary))
+                    if self.average is not None:
+                        means = dict(zip(self.trained, self.average.shadow_params, strict=True))
+                        write_tensors(means, temporary / _AVERAGE)
+                    if len(others) > 1:
+                        write_torch(others, temporary / _OTHERS)
+                    (temporary / _PROGRESS).write_text(progress, encoding="utf-8")
         except (RuntimeError, SafetensorError) as error:  # what torch and safetensors say of a full disk
             raise OSError(f"cannot write {target}: {shown(str(error))}; is the disk full?") from error
+        if not self.accelerator.is_main_process:
+            return
         kept = _list_states(self.run, self.name)[-keep:]
         for path in target.parent.glob("step-*"):
             if path not in kept:
@@ -231,21 +253,85 @@ class States:
         try:
             progress = read_json(newest / _PROGRESS, CheckpointError)
             require_steps(self.run, self.name, steps)
-            # Accelerate reads these with `weights_only=True`, but neither compares checksums nor limits what unpacks.
-            for path in sorted({*newest.glob("*.bin"), *newest.glob("custom_*.pkl")}):
-                read_torch(path)
             if self.average is not None:
-                average = read_tensors(newest / _AVERAGE)
-                self._require_own(average, newest)
-                for mean, key in zip(self.average.shadow_params, self.trained, strict=True):
-                    mean.copy_(average[key])
                 self.average.optimization_step = progress["step"]
-            self.accelerator.load_state(str(newest))
+            if (newest / _WEIGHTS).exists():
+                self._load_whole(newest)
+            else:
+                self._load_shards(newest)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; remove {newest} to resume from the state before it") from error
         # Accelerate counts batches; a run may resume with another number of them per step.
         self.accelerator.step = 0
         return progress["step"], progress["seconds"]
+
+    @property
+    def _sharded(self) -> bool:
+        return any(map(is_sharded, self.trained.values()))
+
+    def _save_shards(self, target: Path, others: Sequence[Any], progress: str) -> None:
+        # What a killed run left there may be of another number of processes.
+        by_main(lambda: shutil.rmtree(target, ignore_errors=True))
+        by_main(lambda: target.mkdir(parents=True))
+        leaves = flattened({"optimizer": self.optimizer.state_dict(), **self._tensors()})
+        tensors = {name: each for name, each in leaves.items() if isinstance(each, Tensor)}
+        write_shards(target, tensors)
+        rest = {name: each for name, each in leaves.items() if name not in tensors}
+        by_main(lambda: write_torch(rest, target / _REST))
+        by_main(lambda: write_torch(others, target / _OTHERS))
+        by_main(lambda: atomic_write(target / _PROGRESS, progress))
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        means = [] if self.average is None else self.average.shadow_params
+        return {"trained": dict(self.trained), "average": dict(zip(self.trained, means, strict=False))}
+
+    @torch.no_grad()
+    def _load_shards(self, state: Path) -> None:
+        own = self._tensors()
+        ordered = [each for group in self.optimizer.param_groups for each in group["params"]]
+
+        def place(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+            part, key = name.split("/", 1)
+            like = ordered[int(key.split("/")[1])] if part == "optimizer" else own[part].get(key)
+            return room_like(like, shape, dtype)
+
+        found = nested({**cast(dict, read_torch(state / _REST)), **read_shards(state, place)})
+        for part, mine in own.items():
+            self._require_own(found.get(part, {}), state)
+            for key, value in mine.items():
+                value.copy_(found[part][key])
+        self.optimizer.load_state_dict(found["optimizer"])
+        known: Any = read_torch(state / _OTHERS)
+        self._load_own(known[self.accelerator.process_index % len(known)])
+
+    def _load_whole(self, state: Path) -> None:
+        # Accelerate reads these with `weights_only=True`, but neither compares checksums nor limits what unpacks.
+        for path in sorted({*state.glob("*.bin"), *state.glob("custom_*.pkl")}):
+            read_torch(path)
+        if self.average is not None:
+            average = read_tensors(state / _AVERAGE)
+            self._require_own(average, state)
+            for mean, key in zip(self.average.shadow_params, self.trained, strict=True):
+                mean.copy_(as_stored_in(mean, average[key]))
+        if self._sharded:  # accelerate wants a state as FSDP writes it
+            self._take([], str(state))
+            moments: Any = read_torch(state / "optimizer.bin")
+            weights = [each for group in self.optimizer.param_groups for each in group["params"]]
+            for index, each in moments["state"].items():
+                each.update({name: as_stored_in(weights[index], value) for name, value in each.items()})
+            self.optimizer.load_state_dict(moments)
+            for index, each in enumerate(self.state):
+                each.load_state_dict(read_torch(state / f"custom_checkpoint_{index}.pkl"))
+        else:
+            self.accelerator.load_state(str(state))
+        known: Any = read_torch(state / _OTHERS) if (state / _OTHERS).exists() else []
+        if self.accelerator.process_index < len(known):
+            self._load_own(known[self.accelerator.process_index])
+
+    def _load_own(self, own: Mapping[str, Any]) -> None:
+        torch.set_rng_state(own["random"])
+        for each, found in zip(self.state, own["state"], strict=True):
+            each.load_state_dict(found)
 
     def _choose(self, _models: object, weights: list[dict[str, Tensor]], _folder: str) -> None:
         # Names without the prefix of a data-parallel wrapper, so that a state is the same for any number of processes.
@@ -257,7 +343,7 @@ class States:
         found = read_tensors(Path(folder) / _WEIGHTS)
         self._require_own(found, Path(folder))
         for key, value in self.trained.items():
-            value.copy_(found[key])
+            value.copy_(as_stored_in(value, found[key]))
 
     def _require_own(self, found: Mapping[str, Tensor], state: Path) -> None:
         shapes, own = ({key: value.shape for key, value in part.items()} for part in (found, self.trained))

@@ -6,9 +6,11 @@ transformer is trained further from `OUT/latents.npz` alone.
 
 import copy
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +34,7 @@ from prophet_gym._arguments import (
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import add_lora, merge_lora, save_lora
 from prophet_gym._io.networks import fill_matching, load_part, save_network
+from prophet_gym._io.processes import by_main, is_main, joined, require_alike
 from prophet_gym._io.processor import Precision
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._episode import held_out
@@ -66,7 +69,10 @@ _STARTS_PER_TASK = 50
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train the small Prophet from recordings, or adapt a checkpoint of it to another scene."""
+    """Train the small Prophet from recordings, or adapt a checkpoint of it to another scene.
+
+    Under `accelerate launch --num_processes N -m prophet_gym train`, or torchrun, N processes average their gradients.
+    """
 
     out: OutFolder  # Folder for training states, logs and the result.
     data: tuple[Path, ...] = ()
@@ -93,7 +99,7 @@ class Args(Arguments):
     tracker_steps: CountOrNone = 8_000  # Number of optimizer steps of the gripper tracker, on 128 windows each.
     steps: Count = 8_000  # Number of optimizer steps of the transformer.
     minutes: Minutes = math.inf  # Maximum minutes of the transformer's training, stopped runs included.
-    batch_size: Items = 16  # Number of chunks per step.
+    batch_size: Items = 16  # Number of chunks per step of one process.
     learning_rate: NotNegative = 1e-3  # Peak learning rate of the transformer.
     warmup: CountOrNone = 200  # Number of warm-up steps of the transformer.
     ema: Fraction = 0.999  # Decay of the moving average of the transformer's weights; the average is the result.
@@ -111,17 +117,22 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the stages asked for; those that are done already take no steps."""
-    with run_lock(args.out):
+    device = resolved_device(args.device)
+    if "WORLD_SIZE" in os.environ:
+        joined(cpu=device == "cpu", precision="no")  # from here on `cuda` is this process's own GPU
+        same = {**asdict(args), "device": ""}
+        require_alike("arguments", same, "start all with the same command")
+    with run_lock(args.out, main=is_main()):
         folder = None if args.base is None else Checkpoint.named(args.base).folder
         stages = _chosen_stages(args)
-        _begin_run(args, folder, stages)
+        by_main(lambda: _begin_run(args, folder, stages))
         base, known = (None if name is None else _load_small(name) for name in (args.base, args.init_from))
         if base is not None and len(args.cameras) > base.views:
             raise ValueError(
                 f"the base {folder} dreams only {FIRST_CAMERA}, got cameras={args.cameras}; leave them away"
             )
-        record_start(args.out, "prophet train", args)
-        _Training(args, base, known, torch.device(resolved_device(args.device))).run(stages)
+        by_main(lambda: record_start(args.out, "prophet train", args))
+        _Training(args, base, known, torch.device(device)).run(stages)
 
 
 def _load_small(name: str) -> SmallProphet:
@@ -200,7 +211,7 @@ class _Training:
             # A new scene needs a new tracker; else the base's own is used.
             for name in ("autoencoder",) if self.args.lora_rank else ("autoencoder", "tracker"):
                 if not (self.args.out / name).exists():
-                    save_network(getattr(self.base, name), self.args.out / name)
+                    by_main(partial(save_network, getattr(self.base, name), self.args.out / name))
         for stage in stages:
             getattr(self, stage)()
 
@@ -217,7 +228,8 @@ class _Training:
     def latents(self) -> None:
         autoencoder = self._part(FrameAutoencoder, "autoencoder").to(self.device)
         rest = self._hand_rest() if len(self._cameras) > 1 else None
-        encode_episodes(self._recorded(), autoencoder, rest).save(self.args.out / "latents.npz")
+        target = self.args.out / "latents.npz"
+        by_main(lambda: encode_episodes(self._recorded(), autoencoder, rest).save(target))
 
     def tracker(self) -> None:
         args, config = self.args, self._config()
@@ -235,9 +247,9 @@ class _Training:
         rehearsal = Rehearsal(args.batch_size, args.chunks, args.single_until)
         train_transformer(transformer, tracker, data, config, args.out, schedule, rehearsal, args.precision)
         if args.lora_rank:
-            save_lora(transformer, args.out / "lora")
+            by_main(lambda: save_lora(transformer, args.out / "lora"))
             merge_lora(transformer)
-        save_network(transformer, args.out / "transformer")
+        by_main(lambda: save_network(transformer, args.out / "transformer"))
 
     def checkpoint(self) -> None:
         """Put the parts together, the transformer averaged as far as it has come, and say what to do next."""
@@ -252,7 +264,7 @@ class _Training:
         base = self.base
         if base is not None and (config.suite, config.look) == (base.config.suite, base.config.look):
             prophet.source = base.source  # the same scene: its initial states and its success head are true of it
-        _write_checkpoint(prophet, args.out / "checkpoint", self._recorded() if args.data else [])
+        by_main(lambda: _write_checkpoint(prophet, args.out / "checkpoint", self._recorded() if args.data else []))
 
     @property
     def _cameras(self) -> tuple[str, ...]:

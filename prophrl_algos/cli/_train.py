@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +33,8 @@ class Args(WeightsOptions, DreamOptions):
     """Improve a flow policy by reinforcement learning, in dreams or in the simulator (`--env LIBERO-Object-v0`).
 
     Episodes begin at `train` states only. Run the same command again to continue a run that was stopped. Under
-    `torchrun --nproc-per-node N -m prophrl_algos train` the groups are split between N processes.
+    `accelerate launch --num_processes N -m prophrl_algos train`, or torchrun, N processes share the groups, each with
+    its device and its dreams.
     """
 
     load: TrainLoad = field(default_factory=TrainLoad)
@@ -64,6 +65,8 @@ class Args(WeightsOptions, DreamOptions):
     """Replace groups whose success rate lies outside 0.1 to 0.9; collects at most twice as many groups."""
     autocast: bool = False
     """Compute the policy in bfloat16; the world model is not affected."""
+    shard: bool = False
+    """Spread weights, gradients and moments over the processes (FSDP2), for policies that do not fit on one device."""
     evaluate_every: Annotated[int, Whole(0, 10**9)] = 0
     """Number of updates between evaluations on `train` states of the same environment; 0 never evaluates."""
     evaluate_episodes: Items = 20
@@ -79,7 +82,7 @@ class Args(WeightsOptions, DreamOptions):
 
 MAY_CHANGE = (
     "out", "config", "flowscale", "num_envs", "device", "engine", "evaluate_every", "evaluate_episodes", "truth_env",
-    "truth_stop", "loggers", "rollouts", "ray",
+    "truth_stop", "loggers", "rollouts", "ray", "shard",
 )  # fmt: skip
 """Arguments that may change when a run is continued; the trainer itself checks `config` and `flowscale`."""
 
@@ -87,9 +90,9 @@ MAY_CHANGE = (
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.train._run_folder import begin_run, record_start, run_lock
-    from prophrl_algos._checkpoint import load_checkpoint
+    from prophrl_algos._checkpoint import newest, updates_done
     from prophrl_algos._loggers import make_logger, require_loggers
-    from prophrl_algos.run import LAST, run
+    from prophrl_algos.run import run
 
     names = usual_loggers() if args.loggers is None else args.loggers
     require_loggers(names)
@@ -100,12 +103,12 @@ def main(args: Args) -> None:
         if args.truth_env and not args.evaluate_every:
             raise ValueError("--truth-env is asked at every evaluation: give --evaluate-every too")
         evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
-        main = trainer.processes.main
+        main = trainer.learner.main
         with run_lock(args.out, main=main):
-            begun = (args.out / LAST).exists()
+            last = newest(args.out)
             if main:
-                begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
-            done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
+                begin_run(args.out, args, begun=last is not None, free=MAY_CHANGE)
+            done = 0 if last is None else updates_done(last)
             loggers = [make_logger(name, args.out, done=done) for name in names if main]
             run(
                 trainer,
@@ -116,7 +119,7 @@ def main(args: Args) -> None:
                 started=partial(record_start, args.out, "prophrl train", args) if main else lambda: None,
             )
     if main:
-        print(f"{args.out / LAST}: {trainer.done} updates")
+        print(f"{newest(args.out)}: {trainer.done} updates")
 
 
 def usual_loggers() -> tuple[str, ...]:
@@ -136,10 +139,12 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
 
     from prophrl_algos._named import warn_untrained
     from prophrl_algos.rollout import Grouping, begin_from_starts
-    from prophrl_algos.trainer import Processes
+    from prophrl_algos.trainer import Learner
 
-    processes = Processes.joined()
-    groups = processes.split(args.config.groups)
+    device = resolved_device(args.device)
+    learner = Learner.joined(cpu=device == "cpu", sharded=args.shard)
+    learner.require_alike("arguments", {**asdict(args), "device": ""}, "start all with the same command")
+    groups = learner.share(args.config.groups)
     local, algorithm = make_local(args, groups, wrap, runs=args.rollouts == "local")
     warn_untrained(args.policy, args.policy_weights)
     learnt = [weight for weight in local.policy.parameters() if weight.requires_grad]
@@ -155,11 +160,11 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         flowscale=args.flowscale,
         grouping=Grouping(begin_from_starts, (0.1, 0.9) if args.resample else (0, 1), args.discount),
         autocast=local.autocast,
-        processes=processes,
+        learner=learner,
     )
     if args.rollouts == "ray":
         require_fresh(algorithm, args.ray.max_staleness)
-        if processes.size > 1 and not (args.ray.ray_address or "RAY_ADDRESS" in os.environ):
+        if learner.size > 1 and not (args.ray.ray_address or "RAY_ADDRESS" in os.environ):
             raise ValueError("processes that learn together share a cluster: ray start --head, and give --ray-address")
         trainer.collector = RayRollouts(partial(make_worker, args, groups), local, args.ray, optimizer=optimizer)
     return trainer
@@ -181,6 +186,8 @@ def make_local(
 
     device = resolved_device(args.device)
     rows = args.num_envs or groups_at_once(args, groups) * args.config.group_size
+    if args.rollouts == "local":  # a process with one group less has room for fewer
+        rows = min(rows, groups * args.config.group_size)
     place = args if runs else replace(args, device="cpu")
     env = wrap(place.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward))
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
@@ -204,24 +211,32 @@ def groups_at_once(args: Args, groups: int) -> int:
 def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     """Return an evaluation on episodes of the same env, from `train` states drawn by a seed that training does not use.
 
-    With `args.truth_env` it also measures the reward's precision on dreams that are replayed there.
+    Its episodes are shared out among the processes. With `args.truth_env` the main one also measures the reward's
+    precision on dreams that are replayed there.
     """
     from prophrl_algos._named import make_env
-    from prophrl_algos.evaluate import evaluate
+    from prophrl_algos.evaluate import Evaluation, evaluate
 
-    rows, seed = min(args.evaluate_episodes, 16), 10**6
+    learner, seed = trainer.learner, 10**6
+    mine = range(learner.rank, args.evaluate_episodes, learner.size)
+    rows = min(-(-args.evaluate_episodes // learner.size), 16)
     env = args.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward)
     dreams: Any = env.unwrapped
     if isinstance(getattr(dreams, "world_model", None), DecodesOnDemand):
         dreams.max_uncertainty = math.inf  # asked for, so that it is logged, and no limit
     precision = None
-    if args.truth_env:
+    if args.truth_env and learner.main:
         truth = make_env(args.truth_env, rows, starts="train", tasks=args.tasks)
         precision = precision_metrics(trainer.policy, env, truth, seed, stop=args.truth_stop)
 
     def measure() -> Metrics:
-        found = evaluate(trainer.policy, env, args.evaluate_episodes, seed=seed)
-        return found.metrics() | ({} if precision is None else precision(trainer.done))
+        with learner.whole(trainer.policy), learner.watched(f"evaluating after update {trainer.done}"):
+            found = evaluate(trainer.policy, env, args.evaluate_episodes, seed=seed, numbers=mine) if mine else None
+            precise = {} if precision is None else precision(trainer.done)
+            shares = learner.gathered(() if found is None else found.episodes)
+        order = range(args.evaluate_episodes)
+        whole = Evaluation(tuple(shares[number % learner.size][number // learner.size] for number in order))
+        return whole.metrics() | precise
 
     return measure
 

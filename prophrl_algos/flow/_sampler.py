@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prophrl_algos.flow._policy import FlowPath, FlowPolicy, FlowScores, FlowSpec, Obs, device_of
@@ -69,9 +69,14 @@ def rescore(
 
 def step_stds(scores: FlowScores, stochastic: Bool[Tensor, "s k"]) -> Float[Tensor, " k"]:
     """Return the std of every step, averaged over the entries where it was stochastic; 0 where it never was."""
+    total, count = std_sums(scores, stochastic)
+    return total / count.clamp(min=1)
+
+
+def std_sums(scores: FlowScores, stochastic: Bool[Tensor, "s k"]) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"]]:
+    """Return the sum of every step's stds over the entries where it was stochastic, and the number of these."""
     counted = stochastic[:, :, None, None] & (scores.std > 0)
-    total = torch.where(counted, scores.std, 0.0).sum((0, 2, 3))
-    return total / counted.sum((0, 2, 3)).clamp(min=1)
+    return torch.where(counted, scores.std, 0.0).sum((0, 2, 3)), counted.sum((0, 2, 3))
 
 
 def _score(after: Tensor, mean: Tensor, std: Tensor, spec: FlowSpec) -> FlowScores:

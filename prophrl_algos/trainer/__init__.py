@@ -1,8 +1,8 @@
 """The trainer: collect groups of rollouts, improve the policy on them, repeat."""
 
 from prophrl_algos.trainer._config import TrainerConfig
+from prophrl_algos.trainer._learner import Learner
 from prophrl_algos.trainer._metrics import Metrics
-from prophrl_algos.trainer._processes import Processes
 from prophrl_algos.trainer._trainer import Batch, Trainer
 
-__all__ = ["Batch", "Metrics", "Processes", "Trainer", "TrainerConfig"]
+__all__ = ["Batch", "Learner", "Metrics", "Trainer", "TrainerConfig"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from prophrl_algos.algorithms._algorithm import RatioStats
 from prophrl_algos.flow import FlowPath, FlowScores
 from prophrl_algos.rollout import Rollouts
-from prophrl_algos.trainer._processes import Processes
+from prophrl_algos.trainer._learner import Learner
 
 Metrics = dict[str, float]
 
@@ -111,9 +111,9 @@ class Tally:
             self.squares += terms.scores.mean.grad.double().square().sum((0, 2, 3)).cpu()
 
 
-def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], processes: Processes) -> Metrics:
+def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], learner: Learner) -> Metrics:
     """Return what the rollouts of all processes were like, and how much of them teaches."""
-    total, scored, useful = processes.total, rollouts.scored, advantages != 0
+    total, scored, useful = learner.total, rollouts.scored, advantages != 0
     count, frames = total(len(scored)), max(total(rollouts.frames), 1.0)
     total_scored, total_useful = total(int(scored.sum())), total(int(useful.sum()))
     return {
@@ -123,29 +123,38 @@ def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], process
         "success": total(int((rollouts.success & scored).sum())) / max(total_scored, 1.0),
         "scored": total_scored / max(count, 1.0),
         "advantage_abs": total(float(advantages.abs().sum())) / max(total_useful, 1.0),
-        "advantage_max": float(advantages.abs().max()) if len(advantages) else 0.0,
+        "advantage_max": learner.most(float(advantages.abs().max()) if len(advantages) else 0.0),
         "useful_rollouts": total_useful / max(count, 1.0),
         "useful_frames": total(int(rollouts.mask[useful[rollouts.trajectory]].sum())) / frames,
         "frames": frames,
-    } | {f"seconds_{name}": seconds for name, seconds in rollouts.seconds.items()}
+    } | {f"seconds_{name}": learner.most(seconds) for name, seconds in rollouts.seconds.items()}
 
 
-def learning_metrics(tally: Tally, path: FlowPath, weights: Float[Tensor, " k"], entries: int) -> Metrics:
-    """Return what the optimizer of this process saw in `entries` valid (s, n, a) entries, all epochs together."""
-    entries = max(entries, 1)
+def learning_metrics(
+    tally: Tally, path: FlowPath, weights: Float[Tensor, " k"], entries: int, learner: Learner
+) -> Metrics:
+    """Return what the optimizer saw in the `entries` valid (s, n, a) entries of each process, all epochs together."""
+    total, entries_of_all = learner.total, max(learner.total(entries), 1.0)
+    steps = total(float(path.stochastic.sum())) / max(total(len(path)), 1.0)
     metrics = {
         "optimizer_steps": float(len(tally.norms)),
         "gradient_norm": sum(tally.norms) / len(tally.norms),
         "noise_level": path.schedule.noise_level,
-        "loss": tally.loss / len(tally.norms),
-        "kl": tally.kl / entries,
-        "entropy": tally.entropy / entries / max(float(path.stochastic.sum(1).float().mean()), 1.0),
+        "loss": total(tally.loss) / len(tally.norms),
+        "kl": total(tally.kl) / entries_of_all,
+        "entropy": total(tally.entropy) / entries_of_all / max(steps, 1.0),
     }
-    if tally.stats:
-        stats = vars(RatioStats.merge(tally.stats))
+    # Merged before they are gathered, since they are small then.
+    merged = [RatioStats.merge(tally.stats)] if tally.stats else []
+    if found := [each for part in learner.gathered([_on_cpu(each) for each in merged]) for each in part]:
+        stats = vars(RatioStats.merge(found) if learner.size > 1 else found[0])
         metrics |= {name: float(value) for name, value in stats.items() if name != "ratios"}
     # The gradient reaches the policy through its velocity, so that is where the steps are compared.
     one, still = (path.schedule.probe(path.latents.shape[3], velocity)[0] for velocity in (1.0, 0.0))
-    per_step = tally.squares.sqrt() * (one - still).abs().mean(1)
+    per_step = learner.sum(tally.squares).sqrt() * (one - still).abs().mean(1)
     metrics |= {f"flow_gradient/{step:02d}": float(norm) for step, norm in enumerate(per_step)}
     return metrics | {f"flowscale/{step:02d}": float(weight) for step, weight in enumerate(weights)}
+
+
+def _on_cpu(stats: RatioStats) -> RatioStats:
+    return RatioStats(**{name: each.cpu() for name, each in vars(stats).items()})

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,18 +11,20 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from prophet_gym._io.processes._sharding import room_like
 from prophrl_algos.algorithms import FA_GRPO, Algorithm, FlowScale
 from prophrl_algos.algorithms._algorithm import sampled_path
 from prophrl_algos.algorithms.flowscale import flowscale_weights, scale_gradients
 from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, FlowScores, FlowSpec, Obs, device_of, select_obs
-from prophrl_algos.flow._sampler import rescore, step_stds
+from prophrl_algos.flow._sampler import rescore, std_sums
 from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl
 from prophrl_algos.rollout import Collector, Grouping, GroupPlan, LocalRollouts, Rollouts
 from prophrl_algos.rollout._collect import progress_bar
 from prophrl_algos.rollout._groups import random_number, refuse_official, require_chunk, splits_of
 from prophrl_algos.trainer._config import TrainerConfig
+from prophrl_algos.trainer._learner import Learner
 from prophrl_algos.trainer._metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
-from prophrl_algos.trainer._processes import Processes
+from prophrl_algos.trainer._state import fitted, fitted_moments, load_own_state, own_state
 from prophrl_algos.trainer._weight_copy import WeightCopy
 
 
@@ -89,7 +91,7 @@ class Trainer:
         flowscale: FlowScale | None = None,
         grouping: Grouping | None = None,
         autocast: torch.dtype | None = None,
-        processes: Processes | None = None,
+        learner: Learner | None = None,
         collector: Collector | None = None,
     ) -> None:
         """Check that the arguments fit together; nothing is generated yet.
@@ -97,9 +99,10 @@ class Trainer:
         The policy is improved in place and kept in eval mode, since dropout would make the ratio of an unchanged policy
         random. The optimizer holds the parameters of the policy and of the algorithm's kernel. The env must have
         autoreset DISABLED, and its number of sub-environments must be a multiple of the group size. FlowScale is off by
-        default. `autocast` is the precision of velocities; densities are always float32. With `Processes.joined()`,
-        under torchrun, several processes train together. The `collector` collects in this process if not given; the env
-        is then one like the workers', and is not run.
+        default. `autocast` is the precision of velocities, the launcher's if not given; densities are always float32.
+        With `Learner.joined()`, under `accelerate launch` or torchrun, several processes learn as one: each with its
+        env, and with `learner.share(groups)` of the groups. The `collector` collects in this process if not given; the
+        env of another is one like its workers', and is not run.
 
         Raises:
             ValueError: Something does not fit; the message says what to change.
@@ -108,20 +111,23 @@ class Trainer:
         self.policy, self.optimizer, self.env, self.algorithm = policy, optimizer, env, algorithm
         self.config, self.autocast = config or TrainerConfig(), autocast
         self.flowscale = flowscale or FlowScale(alpha=1.0)
-        self.processes, self.device = processes or Processes(), device_of(policy)
+        self.learner, self.device = learner or Learner(), device_of(policy)
         self.done = 0
-        groups, rank, count = self.processes.split(self.config.groups), self.processes.rank, self.processes.size
+        groups, rank, count = self.learner.share(self.config.groups), self.learner.rank, self.learner.size
         # Several processes that share a seed count past each other's numbers.
         self.plan = GroupPlan(groups, self.config.group_size, grouping or Grouping(), first=rank, stride=count)
+        self.learner.require_alike("settings", self._settings(), "start all with the same command")
         self.plan.check(env)
         require_chunk(policy, env)
         refuse_official(splits_of(env))
         require_noise(self.schedule(), policy.spec, algorithm)
-        self.parameters = require_trainable(policy, optimizer, algorithm)
+        require_trainable(policy, optimizer, algorithm)
         assert isinstance(policy, nn.Module)
-        for module in (policy, algorithm.kernel):
-            if isinstance(module, nn.Module):
-                module.eval().to(self.device)
+        modules = [each for each in (policy, algorithm.kernel) if isinstance(each, nn.Module)]
+        for module in modules:
+            module.eval().to(self.device)
+        self.learner.begin(optimizer, *modules)
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.reference = WeightCopy(policy, self.parameters) if self.config.beta > 0 else None
         self.collector = collector or LocalRollouts(policy, env, self.schedule(), autocast)
 
@@ -131,8 +137,10 @@ class Trainer:
 
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
-        rollouts = self.collector.collect(self.plan, seed=self.config.seed, update=self.done)
-        metrics = {**self.update(rollouts), **rollouts.counts}
+        with self._precision(), self.learner.whole(self.policy):
+            rollouts = self.collector.collect(self.plan, seed=self.config.seed, update=self.done)
+        with self.learner.watched(f"learning in update {self.done}"):
+            metrics = {**self.update(rollouts), **rollouts.counts}
         self.done += 1
         return metrics
 
@@ -142,13 +150,16 @@ class Trainer:
         require_finite("return", rollouts.returns, rollouts)
         advantages = self.algorithm.advantages(rollouts.returns, rollouts.groups, rollouts.scored)
         require_finite("advantage", advantages, rollouts)
-        metrics = rollout_metrics(rollouts, advantages, self.processes)
+        metrics = rollout_metrics(rollouts, advantages, self.learner)
         # Chunks of advantage 0 would cost passes and teach nothing; the KL leaves them out as well.
         rows = torch.nonzero((advantages != 0)[rollouts.trajectory])[:, 0]
-        if self.processes.total(len(rows)) == 0:
+        if self.learner.total(len(rows)) == 0:
             return metrics | {"optimizer_steps": 0.0, "seconds_update": time.perf_counter() - began}
         # Old scores are made in the batches of the first epoch, so it is the batch itself that is shuffled.
-        batch, drift = self._prepare(rollouts, advantages, rows[self._order(len(rows), 0)])
+        rows = rows[self._order(len(rows), 0)]
+        # One chunk of advantage 0, of a process that has no other: shards are gathered by all processes together.
+        spare = len(rows) == 0 and self.learner.sharded
+        batch, drift = self._prepare(rollouts, advantages, torch.zeros(1, dtype=torch.int64) if spare else rows)
         tally = Tally(torch.zeros(batch.path.schedule.num_steps, dtype=torch.float64))
         with progress_bar("optimizer", self.config.epochs * self.config.minibatches, "step") as bar:
             for epoch in range(self.config.epochs):
@@ -156,8 +167,10 @@ class Trainer:
                 for minibatch in torch.tensor_split(order, self.config.minibatches):
                     self._optimize(batch, minibatch, tally)
                     bar.update()
-        entries = int(batch.mask.sum()) * self.policy.spec.action_dim * self.config.epochs
-        metrics |= learning_metrics(tally, batch.path, batch.weights, entries) | {"old_log_prob_drift": drift}
+        entries = int(batch.mask[: len(rows)].sum()) * self.policy.spec.action_dim * self.config.epochs
+        path = batch.path.select(torch.arange(len(rows))) if spare else batch.path
+        metrics |= learning_metrics(tally, path, batch.weights, entries, self.learner)
+        metrics["old_log_prob_drift"] = self.learner.most(drift)
         return metrics | {"seconds_update": time.perf_counter() - began}
 
     def loss(self, batch: Batch, denominator: float | int | None = None) -> Terms:
@@ -191,15 +204,14 @@ class Trainer:
         return float(loss_weights @ mask.sum(1).float()) * self.policy.spec.action_dim
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the following updates depend on, beside the arguments of the constructor."""
-        state: dict[str, Any] = {"done": self.done, "config": self._settings(), "random": torch.get_rng_state()}
+        """Return all that the following updates depend on, beside the arguments of the constructor.
+
+        Every process must ask for it: the randomness and the env of each are part of it.
+        """
+        own, *others = self.learner.gathered(own_state(self.env))
+        state: dict[str, Any] = {"done": self.done, "config": self._settings(), **own}
         state |= {name: {} if part is None else part.state_dict() for name, part in self._parts().items()}
-        if torch.cuda.is_available():
-            state["random_cuda"] = torch.cuda.get_rng_state_all()
-        # A dream's wrappers may hold state too, for example of a random reward.
-        if hasattr(self.env.unwrapped, "state_dict"):
-            state["env"] = self.env.unwrapped.state_dict()  # pyright: ignore[reportAttributeAccessIssue]
-        return state
+        return state | ({"others": others} if others else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`; ValueError if it is of another algorithm or configuration."""
@@ -214,14 +226,21 @@ class Trainer:
             )
         for name, part in self._parts().items():
             if part is not None and state.get(name):
-                part.load_state_dict(state[name])
-        # The checkpoint was read onto the policy's device, and torch takes these states from the CPU alone.
-        torch.set_rng_state(state["random"].cpu())
-        if "random_cuda" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([each.cpu() for each in state["random_cuda"]])
-        if "env" in state:
-            self.env.unwrapped.load_state_dict(state["env"])  # pyright: ignore[reportAttributeAccessIssue]
+                of_moments = name == "optimizer"
+                like = self.parameters if of_moments else part.state_dict()
+                part.load_state_dict((fitted_moments if of_moments else fitted)(state[name], like))
+        # Of a run with fewer processes there is nothing that would be the others' own: they begin as new ones.
+        known = [state, *state.get("others", ())]
+        if self.learner.rank < len(known):
+            load_own_state(self.env, known[self.learner.rank])
         self.done = state["done"]
+
+    def place(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return a tensor as large and as sharded as the one of this name in `state_dict`."""
+        part, _, key = name.partition("/")
+        of_moments = part == "optimizer"
+        like = self.parameters[int(key.split("/")[1])] if of_moments else self._parts()[part].state_dict().get(key)
+        return room_like(like, shape, dtype)
 
     def _parts(self) -> dict[str, Any]:
         """Return what has a state of its own, under its name in a checkpoint."""
@@ -239,7 +258,9 @@ class Trainer:
         return torch.randperm(count, generator=shuffle)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, dtype=self.autocast)
+        if self.autocast is None:
+            return self.learner.precision()
+        return torch.autocast(self.device.type, dtype=self.autocast)
 
     def _score(self, obs: Obs, path: FlowPath, *, grad: bool = True) -> FlowScores:
         with self._precision():
@@ -252,7 +273,8 @@ class Trainer:
         path = self.algorithm.path(sampled, random_number(self.config.seed, 12, self.done))
         drift = 0.0
         # In low precision a velocity depends on the shapes of its batch, so old scores must be of the update's shapes.
-        exact = self.autocast is None and {each.dtype for each in self.policy.parameters()} == {torch.float32}
+        plain = self.autocast is None and not self.learner.mixed
+        exact = plain and {each.dtype for each in self.policy.parameters()} == {torch.float32}
         # Nor can the policy of a stale rollout be asked again: the ratio is against the scores that it gave itself.
         if path is not sampled or not (exact or rollouts.staleness):
             again = self._score_all(obs, path)
@@ -263,17 +285,16 @@ class Trainer:
         if self.reference is not None:
             with self.reference.applied():
                 reference = self._score_all(obs, path)
-        # A process without chunks has stds of 0, which must not pull the mean down.
-        having = max(self.processes.total(len(rows) > 0), 1.0)
-        stds = self.processes.sum(step_stds(path.scores, path.stochastic)) / having
         mask, trajectory = rollouts.mask[rows], rollouts.trajectory[rows]
+        taught = torch.nonzero(advantages[trajectory])[:, 0]
+        stds, count = map(self.learner.sum, std_sums(path.select(taught).scores, path.stochastic[taught]))
         return Batch(
             obs,
             path,
             mask,
             advantages[trajectory],
             self.algorithm.loss_weights(mask, trajectory),
-            flowscale_weights(stds, self.flowscale),
+            flowscale_weights(stds / count.clamp(min=1), self.flowscale),
             reference,
         ), drift
 
@@ -282,7 +303,7 @@ class Trainer:
         minibatches = torch.arange(len(path)).tensor_split(self.config.minibatches)
         batches = [rows for each in minibatches if len(each) for rows in each.split(self.config.microbatch)]
         parts: list[FlowScores] = []
-        with progress_bar("scoring", len(batches), "batch") as bar:
+        with progress_bar("scoring", len(batches), "batch") as bar, self.learner.whole(self.policy):  # pyright: ignore[reportArgumentType]
             for rows in batches:
                 parts.append(self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False))
                 bar.update()
@@ -290,15 +311,21 @@ class Trainer:
 
     def _optimize(self, batch: Batch, rows: Tensor, tally: Tally) -> None:
         # All processes divide by the same number, so that the sum of their gradients is the mean over all entries.
-        denominator = self.processes.total(self.count(batch.mask[rows], batch.loss_weights[rows])) or 1.0
+        denominator = self.learner.total(self.count(batch.mask[rows], batch.loss_weights[rows])) or 1.0
         self.optimizer.zero_grad(set_to_none=True)
-        for part in rows.split(self.config.microbatch) if len(rows) else ():
+        parts = rows.split(self.config.microbatch) if len(rows) else ()
+        # Shards are gathered by all processes together, so each makes as many passes, one that has done of no weight.
+        passes = int(self.learner.most(len(parts))) if self.learner.sharded else len(parts)
+        for part in parts:
             terms = self.loss(batch.select(part, self.device), denominator)
             terms.scores.mean.retain_grad()  # for the metric of each flow step's gradient
             terms.loss.backward()
             tally.add(terms)
-        self.processes.sum_gradients(self.parameters)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        for _ in range(len(parts), passes):
+            idle = batch.select(torch.zeros(1, dtype=torch.int64), self.device)
+            self.loss(replace(idle, loss_weights=torch.zeros_like(idle.loss_weights)), denominator).loss.backward()
+        self.learner.sum_gradients(self.parameters)
+        norm = self.learner.clip(self.parameters, self.config.max_grad_norm)
         if not norm < float("inf"):
             raise FloatingPointError(
                 f"the gradient of update {self.done} has norm {norm}; the weights are as before: look at the returns "
@@ -350,13 +377,11 @@ def require_finite(what: str, values: Float[Tensor, " b"], rollouts: Rollouts) -
         )
 
 
-def require_trainable(policy: FlowPolicy, optimizer: torch.optim.Optimizer, algorithm: Algorithm) -> list[torch.Tensor]:
-    """Return the optimizer's parameters; ValueError if it has none of the policy or misses the algorithm's."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    known = {id(parameter) for parameter in parameters}
+def require_trainable(policy: FlowPolicy, optimizer: torch.optim.Optimizer, algorithm: Algorithm) -> None:
+    """Raise ValueError where the optimizer has no parameter of the policy or misses one of the algorithm's."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not any(id(parameter) in known for parameter in policy.parameters()):
         raise ValueError("the optimizer has no parameter of the policy: make it from policy.parameters()")
     kernel = algorithm.kernel
     if isinstance(kernel, nn.Module) and not all(id(parameter) in known for parameter in kernel.parameters()):
         raise ValueError(f"{algorithm.name} learns its noise: give the optimizer algorithm.kernel.parameters() as well")
-    return parameters

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
@@ -43,7 +44,10 @@ class WeightCopy:
         for name, kept in self._kept.items():
             kept.copy_(state[name])
 
+    @torch.no_grad()
     def _swap(self) -> None:
-        # The optimizer's parameters stay the same objects, and nothing is copied.
+        # In place, one after the other: shards lie in memory that others know of too.
         for name, weight in self._weights.items():
-            weight.data, self._kept[name] = self._kept[name], weight.data
+            own = weight.detach().clone()
+            weight.copy_(self._kept[name])
+            self._kept[name].copy_(own)

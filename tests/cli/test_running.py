@@ -136,7 +136,7 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
     ("main", "words"),
     [
         (prophrl, ["sft", "--policy", "benchmarks.toys:tiny", "--data", "nowhere", "--out"]),
-        (prophet, ["train", "--data", "nowhere", "--out"]),
+        (prophet, ["train-reward", "--data", "nowhere", "--out"]),
         (prophet, ["objects", "--data", "nowhere", "--out"]),
     ],
 )

@@ -78,6 +78,7 @@ def run(
     folder: Path, *, steps: int, rows: int = 2, accumulate: int = 1, chunks: int = 1, lora_rank: int = 0,
     learning_rate: float = 1e-3, precision: str = "no", checkpointing: bool = False, save_every: float = 0.0,
     workers: int = 0, ema: float = 0.9, clip: float = 1.0, draw_tools: bool = False, posed: tuple[int, ...] = (),
+    sharded: bool = False,
 ):  # fmt: skip
     """Train from the same first weights; returns the Prophet with averaged weights."""
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps its settings for the whole process
@@ -88,7 +89,7 @@ def run(
         prophet.transformer.enable_gradient_checkpointing()
     schedule = FitConfig(
         steps, learning_rate, warmup=1, ema=ema, save_every=save_every, clip=clip, weight_decay=0.1, keep=2,
-        accumulate=accumulate,
+        accumulate=accumulate, sharded=sharded,
     )  # fmt: skip
     batching = Batching(rows, chunks, sampler_steps=2, workers=workers)
     train_full(
@@ -115,4 +116,6 @@ def read_state(path: Path) -> dict:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), steps=int(sys.argv[2]), rows=2, learning_rate=float(sys.argv[3]), clip=float(sys.argv[4]))
+    options = json.loads(sys.argv[5]) if len(sys.argv) > 5 else {}
+    learning_rate, clip = map(float, sys.argv[3:5])
+    run(Path(sys.argv[1]), steps=int(sys.argv[2]), rows=2, learning_rate=learning_rate, clip=clip, **options)
