@@ -17,8 +17,11 @@ COMMANDS = {
     ),
     "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
+    "inspect": Command("prophet_gym.train._inspect", "say what a data set has, lacks and would train"),
     "train": Command(
-        "prophet_gym.train._small", "train the small Prophet from recordings, or adapt one to a scene", resumes=True
+        "prophet_gym.train._robot",
+        "train the small Prophet from recordings or a LeRobot data set, or adapt one to a scene",
+        resumes=True,
     ),
     "pretrain": Command(
         "prophet_gym.train._pretrain",
