@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 
 from prophet_gym._checks import unknown_option
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.embodiments import Robot, named_robot
+from prophet_gym.embodiments import named_robot
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs._plain import Cameras, PathOrName, Tasks, plain, require_cameras, require_flag, require_text
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
@@ -71,7 +71,17 @@ class EnvOptions:
 
         Errors are those of `Checkpoint` and of the constructors: a name, file or ability that is missing.
         """
-        cameras, (checkpoint, robot) = require_cameras(self.cameras), self._checkpoint()
+        cameras = require_cameras(self.cameras)
+        name = None if self.embodiment is None else require_text("embodiment", self.embodiment)
+        try:
+            asked = None if name is None else named_robot(name)
+            checkpoint = Checkpoint.named(self.weights, asked and asked.name)
+        except UnknownOptionError:
+            checkpoint, asked = Checkpoint.named(self.weights), None
+            if checkpoint.robot != name:
+                raise
+        # A config's own description goes first: robots of one name may be driven in other ways.
+        robot = checkpoint.embodiment if asked is None or "action_names" in checkpoint.config else asked
         # Initial states are read before weights: what is missing there is said at once, not after a slow load.
         starts = checkpoint.initial_states(self.starts, plain(self.suite), self.tasks)
         world_model = checkpoint.world_model(
@@ -93,23 +103,6 @@ class EnvOptions:
             "render": require_text("render", self.render),
             "cameras": cameras,
         }
-
-    def _checkpoint(self) -> tuple[Checkpoint, Robot]:
-        """Return the weights, and their robot, which is the one that is asked for."""
-        if self.embodiment is None:
-            checkpoint = Checkpoint.named(self.weights)
-            return checkpoint, checkpoint.embodiment
-        name = require_text("embodiment", self.embodiment)
-        try:
-            robot = named_robot(name)
-        except UnknownOptionError:
-            checkpoint = Checkpoint.named(self.weights)
-            if checkpoint.robot != name:
-                raise
-            return checkpoint, checkpoint.embodiment  # which only their config knows
-        checkpoint = Checkpoint.named(self.weights, robot.name)
-        # A config's own description goes first: robots of one name may be driven in other ways.
-        return checkpoint, checkpoint.embodiment if "action_names" in checkpoint.config else robot
 
 
 def make_env(**options: Any) -> ProphetEnv:

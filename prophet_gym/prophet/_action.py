@@ -3,6 +3,7 @@
 Several cameras are one: each frame holds their images below one another.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -126,13 +127,13 @@ class ActionProphet(FrameProphet):
         del inputs
         return {"led": torch.ones(len(latents), dtype=torch.bool, device=latents.device)}
 
-    def _misfits(self) -> dict[str, bool]:
+    def _require_fit(self, more: Mapping[str, bool]) -> None:
         numbers, channels = (self.transformer.config[name] for name in ("action_dim", "action_frame_channels"))
         own, latent = self.config.action_dim, self.autoencoder.config["latent_channels"]
-        return {
+        problems = {
             f"the transformer reads {numbers} numbers a frame, which must be {own} of the action": numbers != own,
             f"the transformer reads {channels} channels beside a slot, which must be {latent} of the initial frame": (
                 channels != latent
             ),
-            **super()._misfits(),
         }
+        super()._require_fit({**problems, **more})

@@ -217,7 +217,10 @@ class Prophet(nn.Module):
     @classmethod
     def _kind_of(cls, header: Header, folder: Path) -> tuple[Any, Any]:
         """Return the class and the config that a header names; raise CheckpointError unless it is of this class."""
-        kinds = {kind.__name__: kind for kind in _with_subclasses(cls) if hasattr(kind, "networks")}
+        found: list[Any] = [cls]
+        for kind in found:
+            found.extend(kind.__subclasses__())
+        kinds = {kind.__name__: kind for kind in found if hasattr(kind, "networks")}
         if header.class_name not in kinds:
             given = shown(repr(header.class_name))
             raise CheckpointError(f"{folder / CONFIG}: {CLASS} must be one of {', '.join(sorted(kinds))}, got {given}")
@@ -235,10 +238,6 @@ class Prophet(nn.Module):
                 f"frames must be {self.frame_size} pixels, got {tuple(frames.shape[2:4])}; resize them first"
             )
         return frames.to(next(self.transformer.parameters()).device)
-
-
-def _with_subclasses(kind: type) -> list[type]:
-    return [kind, *(each for below in kind.__subclasses__() for each in _with_subclasses(below))]
 
 
 def save_parts(

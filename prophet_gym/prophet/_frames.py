@@ -1,6 +1,6 @@
 """What the small Prophets share: latents of single frames, and a flow that starts at the last frame."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -95,7 +95,7 @@ class FrameProphet(Prophet):
 
     def __init__(self, config: FrameConfig, **networks: nn.Module) -> None:
         super().__init__(config, **networks)
-        require_none(self._misfits(), CheckpointError, "prophet.json and the networks do not fit: ")
+        self._require_fit({})
 
     @torch.no_grad()
     def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
@@ -239,10 +239,10 @@ class FrameProphet(Prophet):
         rows, columns = (side // SPATIAL_COMPRESSION for side in self.config.frame_size)
         return 1 + self.config.chunk // FRAMES_PER_LATENT, self.views * rows, columns
 
-    def _misfits(self) -> dict[str, bool]:
-        """Return what may not fit between the networks and the config, and whether it is so."""
+    def _require_fit(self, more: Mapping[str, bool]) -> None:
+        """Raise CheckpointError unless networks and config fit together, and nothing `more` is wrong."""
         table, vae = self.transformer.config, self.autoencoder.config
-        return {
+        problems = {
             # Those of latents may both be left out.
             "the autoencoder must have latents_mean and latents_std, finite numbers, one for each of "
             f"{vae['latent_channels']}": (
@@ -254,6 +254,7 @@ class FrameProphet(Prophet):
                 not statistics_fit(table["rope_scale"], table["rope_scale"], 3)
             ),
         }
+        require_none({**problems, **more}, CheckpointError, "prophet.json and the networks do not fit: ")
 
 
 def beyond_size(names: str, numbers: Sequence[float | int]) -> dict[str, bool]:

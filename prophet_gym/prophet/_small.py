@@ -1,5 +1,6 @@
 """The small Prophet: a gripper that is tracked, and action frames that are drawn where it is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -123,16 +124,16 @@ class SmallProphet(FrameProphet):
         weight = self.config.reader_weight
         return {"gripper": self.tracker.correct(inputs.path[:, newest], latents[:, newest], weight)}
 
-    def _misfits(self) -> dict[str, bool]:
+    def _require_fit(self, more: Mapping[str, bool]) -> None:
         own, numbers, tracker = self.config, self.transformer.config["action_dim"], self.tracker.config
         due, grip, cells = {"chunk": own.chunk, "action_dim": own.action_dim}, self.gripper_dim, self._sides[1:]
-        return {
+        problems = {
             f"the transformer reads {numbers} numbers a frame, which must be {own.action_dim} of the action and {grip} "
             "of the gripper": numbers != own.action_dim + grip,
             f"the tracker must have gripper_mean and gripper_std, finite numbers, one for each of {grip}": (
                 not statistics_fit(tracker["gripper_mean"], tracker["gripper_std"], grip)
             ),
-            **super()._misfits(),
             f"the tracker's latent_size is {tracker['latent_size']}, not {cells}": (*tracker["latent_size"],) != cells,
             **{f"the tracker's {name} is {tracker[name]}, not {due[name]}": tracker[name] != due[name] for name in due},
         }
+        super()._require_fit({**problems, **more})
