@@ -18,6 +18,8 @@ REMOTE = "RemoteProphet-v0"
 """The id of a learned simulator on a server, for `gym.make_vec` alone: `url` is an argument, or in `$PROPHET_URL`."""
 # Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of 5, as the paper's policies act.
 BRIDGE_STEPS = 24
+# Our default: the weights of any robot may be given, and none says how long its episodes last.
+ANY_STEPS = 30
 
 
 def register_ids() -> None:
@@ -25,6 +27,7 @@ def register_ids() -> None:
     learned = ("prophet_gym.factory:make_env", "prophet_gym.factory:make_vector_env")
     simulator = ("prophet_gym.sims.env:make_env", "prophet_gym.sims.env:make_vec_env")
     ids = [("Prophet-LIBERO-v0", learned, SUITES["libero_object"][1], {})]
+    ids += [("Prophet-v0", learned, ANY_STEPS, {"embodiment": None})]
     ids += [("Prophet-BRIDGE-v0", learned, BRIDGE_STEPS, {"embodiment": "bridge"})]
     for suite, (name, steps) in SUITES.items():
         ids += [(f"Prophet-LIBERO-{name}-v0", learned, steps, {"suite": suite})]

@@ -22,6 +22,7 @@ from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym._registration import SUITES
+from prophet_gym.embodiments import Robot, get_robot
 from prophet_gym.envs._initial_states import INDEX_NAME, InitialStates, read_initial_states, read_jsonl_states
 from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_tasks
 from prophet_gym.envs._require import require_world_model
@@ -37,7 +38,8 @@ _DEFAULT_ROBOT = "libero"
 _SPLITS = ("train", "official")
 _DTYPES = ("float32", "bfloat16", "float16")
 
-_WORLD_MODELS = {name: f"prophet_gym.prophet:{name}" for name in ("SmallProphet", "TwoViewProphet", "FullProphet")}
+_CLASSES = ("SmallProphet", "TwoViewProphet", "ActionProphet", "FullProphet")
+_WORLD_MODELS = {name: f"prophet_gym.prophet:{name}" for name in _CLASSES}
 
 
 def register_world_model(name: str, location: str) -> None:
@@ -114,8 +116,9 @@ class Checkpoint:
         header = read_header(folder)
         own = str(header.config.get("embodiment", _DEFAULT_ROBOT))
         if robot not in (None, own):
+            hint = None if "action_names" in header.config else own
             raise MissingWeightsError(
-                f"weights={name!r} are of {own}, not {robot}: pass embodiment={own!r}, or "
+                f"weights={name!r} are of {own}, not {robot}: pass embodiment={hint!r}, or "
                 f"{_published_weights(str(robot))}"
             )
         return cls(name, folder, header.config, header.class_name, own)
@@ -124,6 +127,13 @@ class Checkpoint:
     def suites(self) -> tuple[str, ...]:
         """Return the suites that its own initial states cover."""
         return _covered_suites(self.folder)
+
+    @property
+    def embodiment(self) -> Robot:
+        """Return the robot whose actions it takes: the one that its config describes, or else the one of its name."""
+        with reading(f"{self.folder / CONFIG} is damaged", "save the checkpoint again", CheckpointError):
+            described = Robot.described(self.config)
+        return described or get_robot(self.robot)
 
     def world_model(
         self,

@@ -9,13 +9,14 @@ from gymnasium.vector import AutoresetMode
 
 from prophet_gym._checks import unknown_option
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments import named_robot
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs._plain import Cameras, PathOrName, Tasks, plain, require_cameras, require_flag, require_text
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
+from prophet_gym.errors import UnknownOptionError
 from prophet_gym.specs import FIRST_CAMERA
 
 
@@ -28,7 +29,8 @@ class EnvOptions:
 
     Attributes:
         suite: Suite of the initial states; all suites by default.
-        embodiment: Robot whose actions the env takes; the weights must be for this robot.
+        embodiment: Robot whose actions the env takes, a name or `module:NAME`; the weights must be for this robot. None
+            is the robot of the weights, whatever it is.
         weights: Name of the checkpoint, see `Checkpoint.named`.
         reward: Reward model: `auto` (the checkpoint's success head or, with a warning, None if it has no head), None
             (no reward), or a name that `prophet_gym.rewards.make_reward_model` takes, such as `success` or `vlm:MODEL`.
@@ -47,7 +49,7 @@ class EnvOptions:
     """
 
     suite: str | None = None
-    embodiment: str = "libero"
+    embodiment: str | None = "libero"
     weights: PathOrName = "bundled"
     reward: PathOrName | None = "auto"
     device: str | torch.device = "cpu"
@@ -69,8 +71,17 @@ class EnvOptions:
 
         Errors are those of `Checkpoint` and of the constructors: a name, file or ability that is missing.
         """
-        robot, cameras = get_embodiment(require_text("embodiment", self.embodiment)), require_cameras(self.cameras)
-        checkpoint = Checkpoint.named(self.weights, robot.name)
+        cameras = require_cameras(self.cameras)
+        name = None if self.embodiment is None else require_text("embodiment", self.embodiment)
+        try:
+            asked = None if name is None else named_robot(name)
+            checkpoint = Checkpoint.named(self.weights, asked and asked.name)
+        except UnknownOptionError:
+            checkpoint, asked = Checkpoint.named(self.weights), None
+            if checkpoint.robot != name:
+                raise
+        # A config's own description goes first: robots of one name may be driven in other ways.
+        robot = checkpoint.embodiment if asked is None or "action_names" in checkpoint.config else asked
         # Initial states are read before weights: what is missing there is said at once, not after a slow load.
         starts = checkpoint.initial_states(self.starts, plain(self.suite), self.tasks)
         world_model = checkpoint.world_model(

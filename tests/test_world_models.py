@@ -95,7 +95,9 @@ def test_an_entry_point_of_an_installed_package_registers_too(package, monkeypat
 @pytest.mark.parametrize("name", ["Fading", "fading_worlds:Fading", "os:system"])
 def test_a_folder_names_no_class_that_is_not_registered(package, name):
     (package / "prophet.json").write_text(json.dumps({"class": name, "step": 2}))
-    with pytest.raises(CheckpointError, match="class must be one of FullProphet, SmallProphet, TwoViewProphet, got"):
+    with pytest.raises(
+        CheckpointError, match="class must be one of ActionProphet, FullProphet, SmallProphet, TwoViewProphet, got"
+    ):
         step(package)
     assert "fading_worlds" not in sys.modules
 

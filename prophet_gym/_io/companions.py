@@ -28,7 +28,7 @@ Scene: suite `{suite}`, look `{look}`.
 import gymnasium as gym
 import prophet_gym
 
-env = gym.make("Prophet-LIBERO-v0", weights="{weights}"{embodiment})
+env = gym.make("{id}", weights="{weights}")
 ```
 
 {origin}
@@ -71,15 +71,15 @@ def card(weights: str, *, source: Path | None, companions: list[str], config: An
         suite=config.suite,
         look=config.look,
         weights=weights,
-        embodiment=_embodiment(config.embodiment),
+        id=_id(config.embodiment),
         origin=origin,
         parts="\n".join(parts),
     )
 
 
-def _embodiment(robot: str) -> str:
-    """Return the argument of `gym.make` that a robot other than the default needs."""
-    return "" if robot == "libero" else f', embodiment="{robot}"'
+def _id(robot: str) -> str:
+    """Return the id of an env that takes weights of a robot."""
+    return "Prophet-LIBERO-v0" if robot == "libero" else "Prophet-v0"
 
 
 def is_ours(path: Path) -> bool:
@@ -89,16 +89,16 @@ def is_ours(path: Path) -> bool:
 
 def next_steps(folder: Path, data: Path | str, robot: str) -> str:
     """Return the commands to run next with a robot's checkpoint that a training has written, as text."""
-    lines = [
-        f"wrote {folder}",
-        f'  gym.make("Prophet-LIBERO-v0", weights="{folder}"{_embodiment(robot)})',
-        f"  prophet evaluate --world-model {folder} --data {data}",
-    ]
+    foreign = str(data).startswith("lerobot:")
+    lines = [f"wrote {folder}", f'  gym.make("{_id(robot)}", weights="{folder}")']
+    if not foreign:
+        lines.append(f"  prophet evaluate --world-model {folder} --data {data}")
     if not (folder / "starts").is_dir():
         lines.append(f"it has no starts yet:\n  prophet starts --world-model {folder}")
     if not (folder / "success_head").is_dir():
         lines.append(
             "it has no reward model yet (every reward is 0 and not scored):\n"
             f"  prophet train-reward --data {data} --out {folder / 'success_head'}"
+            + (f" --world-model {folder}" if foreign else "")
         )
     return "\n".join(lines)

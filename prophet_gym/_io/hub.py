@@ -132,6 +132,19 @@ def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = 
     return found
 
 
+def fetch_data_set(name: str) -> Path:
+    """Fetch a data set `owner/repo` into the Hub's cache; FileNotFoundError where neither Hub nor cache has it."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, repo_type="dataset"))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"no data set at {name}: it is no folder here, and the Hub says: {first_line(error)}; check the name, the "
+            "network (HF_HUB_OFFLINE) and, for a gated data set, your token (hf auth login)"
+        ) from error
+
+
 def verified(path: Path) -> Path:
     """Return `path` if its folder has no manifest or its files are those the manifest names; CheckpointError if not."""
     if path.is_dir():

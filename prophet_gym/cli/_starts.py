@@ -16,7 +16,8 @@ SPLITS: tuple[Literal["official", "train"], ...] = ("official", "train")
 class Args(Arguments):
     """Render the initial states of all splits of a suite: `prophet starts --world-model FOLDER --suite libero_goal`.
 
-    Frame size and look are the checkpoint's; without a checkpoint they are 128 pixels and `light`.
+    Frame size and look are the checkpoint's; without a checkpoint they are 128 pixels and `light`. With `--data` the
+    first frames of recorded episodes become the split `train`, and nothing is rendered.
     """
 
     world_model: str | None = None
@@ -36,9 +37,14 @@ class Args(Arguments):
     """Numbers of the tasks, for example `--tasks 0 2 5`; all by default."""
     cameras: Cameras = (FIRST_CAMERA,)
     """Cameras to render: `agentview`, or `agentview wrist`, which also stores the robot's state."""
+    data: tuple[Path, ...] = ()
+    """Recordings, or LeRobot data sets as `lerobot:FOLDER`, of what the checkpoint dreams: its cameras, at its size."""
 
 
 def main(args: Args) -> None:
+    if args.data:
+        _take(args)
+        return
     from tqdm import tqdm
 
     from prophet_gym.envs._initial_states import write_initial_states
@@ -64,6 +70,31 @@ def main(args: Args) -> None:
         with tqdm(total=len(jobs) * args.per_task, desc=f"{args.suite} {split}", unit="start") as bar:
             written = write_initial_states(out / split, rendered(split, bar))
         print(f"{out / split}: {size}x{size} pixels, look {look}, {written / 1e6:.1f} MB")
+
+
+def _take(args: Args) -> None:
+    """Write first frames of recorded episodes as the split `train`."""
+    from prophet_gym.checkpoint import Checkpoint
+    from prophet_gym.envs._initial_states import write_initial_states
+    from prophet_gym.train._robot import read_recorded, shape_of
+    from prophet_gym.train._small import first_frames
+
+    if args.world_model is None:
+        raise ValueError("say what will dream from these frames: give --world-model")
+    checkpoint = Checkpoint.named(args.world_model)
+    out = args.out or _own_starts(args.world_model)
+    recorded = [episode for each in read_recorded(args.data, None, (), shape_of(checkpoint)) for episode in each]
+    states = first_frames(recorded, tuple(checkpoint.config["frame_size"]), args.per_task)
+    write_initial_states(out / "train", states)
+    print(f"{out / 'train'}: {len(states)} first frames, {len({state.task for state in states})} tasks")
+
+
+def _own_starts(world_model: str) -> Path:
+    """Return where a checkpoint on this machine keeps its initial states."""
+    folder = Path(world_model).expanduser()
+    if not folder.is_dir():
+        raise ValueError("give --out FOLDER, or --world-model FOLDER of a checkpoint on this machine")
+    return folder / "starts"
 
 
 def resolved(args: Args) -> tuple[Path, str, int]:

@@ -18,9 +18,10 @@ COMMANDS = {
     "serve": Command("prophet_gym.serve._command", "serve a world model to other programs and machines"),
     "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
+    "inspect": Command("prophet_gym.train._inspect", "say what a data set has, lacks and would train"),
     "train": Command(
-        "prophet_gym.train._small",
-        "train the small Prophet from recordings, or adapt one to a scene",
+        "prophet_gym.train._robot",
+        "train the small Prophet from recordings or a LeRobot data set, or adapt one to a scene",
         resumes=True,
         processes=True,
     ),

@@ -61,6 +61,7 @@ class Episode:
         camera: The matrix of its camera (see `CameraSpec`); None if not known.
         simulation: What a simulator recorded besides; None for an episode of another data set.
         read_wrist: Decodes the frames of a camera at the hand at the same moments; None where there was none.
+        success: At which frames the data set calls the task done; None if it does not say, as where a simulator does.
 
     Raises:
         ValueError: Actions or tools are not finite, or tools are missing for some frame.
@@ -82,6 +83,7 @@ class Episode:
     camera: Float64[np.ndarray, "3 4"] | None = None
     simulation: Simulation | None = None
     read_wrist: ReadFrames | None = None
+    success: Bool[np.ndarray, " f"] | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.actions).all():
@@ -130,7 +132,8 @@ class Episode:
             per_frame = ["gripper_position", "gripper_quaternion", "gripper_opening", "object_positions", "success"]
             per_frame += [] if simulation.robot_state is None else ["robot_state"]
             simulation = replace(simulation, **{name: getattr(simulation, name)[: steps + 1] for name in per_frame})
-        return replace(self, actions=self.actions[:steps], tools=tools, simulation=simulation)
+        success = None if self.success is None else self.success[: steps + 1]
+        return replace(self, actions=self.actions[:steps], tools=tools, simulation=simulation, success=success)
 
     @property
     def sim(self) -> Simulation:
@@ -141,6 +144,18 @@ class Episode:
                 "record episodes with `prophet collect`"
             )
         return self.simulation
+
+    @property
+    def done(self) -> Bool[np.ndarray, " f"]:
+        """Return at which frames the task is done; ValueError where neither data set nor simulator says."""
+        if self.success is not None:
+            return self.success
+        if self.simulation is None:
+            raise ValueError(
+                f"{self.name} must say when its task is done, and does not: a LeRobot data set says it in the feature "
+                "next.success or is_episode_successful; without one, score dreams with reward='vlm:...'"
+            )
+        return self.simulation.success
 
     @property
     def gripper_position(self) -> Float[np.ndarray, "f 3"]:

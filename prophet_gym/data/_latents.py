@@ -52,14 +52,16 @@ class LatentEpisodes:
         cls,
         latents: Sequence[np.ndarray],
         episodes: Sequence[Episode],
-        states: Callable[[Episode], Float32[np.ndarray, "f g"]] = _gripper_states,
+        states: Callable[[Episode], Float32[np.ndarray, "f g"]] | None = None,
+        before: Callable[[Episode], Float32[np.ndarray, " a"]] | None = None,
     ) -> "LatentEpisodes":
-        """Join the latents `t+1 c h w` of episodes with their actions; each must say where its tools are."""
-        for each in episodes:
-            if each.tools is None:
-                raise ValueError(f"{each.name} must say where its tools are; name the states that hold them")
-        before = [get_embodiment(each.robot).action_before(each.actions[0]) for each in episodes]
-        actions = [np.concatenate([each.actions, first[None]]) for each, first in zip(episodes, before, strict=True)]
+        """Join the latents `t+1 c h w` of episodes with their actions.
+
+        By default each must say where its tools are, and its robot what action came before the first.
+        """
+        states, before = states or _known_states, before or _action_before
+        first = [before(each) for each in episodes]
+        actions = [np.concatenate([each.actions, led[None]]) for each, led in zip(episodes, first, strict=True)]
         return cls(
             latents=np.concatenate(latents).astype(np.float16),
             actions=np.concatenate(actions).astype(np.float32),
@@ -106,6 +108,26 @@ class LatentEpisodes:
         )
 
 
+def no_states(episode: Episode) -> Float32[np.ndarray, "f 0"]:
+    """Return no numbers of the gripper at every frame."""
+    return np.zeros((len(episode) + 1, 0), np.float32)
+
+
+def first_action(episode: Episode) -> Float32[np.ndarray, " a"]:
+    """Return the first action, which stands for the one before it where the robot is not known."""
+    return episode.actions[0]
+
+
+def _known_states(episode: Episode) -> Float32[np.ndarray, "f 4"]:
+    if episode.tools is None:
+        raise ValueError(f"{episode.name} must say where its tools are; name the states that hold them")
+    return _gripper_states(episode)
+
+
+def _action_before(episode: Episode) -> Float32[np.ndarray, " a"]:
+    return get_embodiment(episode.robot).action_before(episode.actions[0])
+
+
 def hand_states(episode: Episode, rest: Float[np.ndarray, " 4"]) -> Float32[np.ndarray, "f 8"]:
     """Return position (metres), openness, rotation vector from `rest` (xyzw) and the middle between the finger joints.
 
@@ -123,7 +145,8 @@ def _require_latents(path: str | os.PathLike, values: Mapping[str, np.ndarray]) 
     """Raise ValueError unless the arrays of a file are those of `LatentEpisodes` and finite."""
     frames = len(values["latents"]) if values["latents"].ndim == 4 else 0
     width = values["commands"].shape[1] if values["commands"].ndim == 2 else 0
-    wide = 8 if values["gripper"].shape[1:] == (8,) else 4
+    found = values["gripper"].shape[1:]
+    wide = found[0] if found in ((0,), (8,)) else 4
     shapes = {
         "latents": (frames, *values["latents"].shape[1:4]),
         "commands": (frames, width),
@@ -131,7 +154,13 @@ def _require_latents(path: str | os.PathLike, values: Mapping[str, np.ndarray]) 
     }
     for name, shape in shapes.items():
         array, kind = values[name], np.float16 if name == "latents" else np.float32
-        if not array.size or array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
+        if (
+            not array.ndim
+            or not len(array)
+            or array.shape != shape
+            or array.dtype != kind
+            or not np.isfinite(array).all()
+        ):
             want, has = f"finite {np.dtype(kind)} numbers for each of {frames} frames", f"{array.dtype} {array.shape}"
             raise ValueError(f"{name} of {path} must be {want}, are {has}; delete the file to encode again")
     starts = values["starts"]

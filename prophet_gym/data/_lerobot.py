@@ -23,7 +23,7 @@ from jaxtyping import Float, Float64, UInt8
 from prophet_gym._checks import require_number, unknown_option
 from prophet_gym._io.files import read_json, read_json_lines, reading, refuse_pointer
 from prophet_gym.data._episode import Episode, _choose
-from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, finite, upright
+from prophet_gym.data._reading import ORIENT, SUCCESS, ToolReading, cameras_of, finite, success_of, upright
 from prophet_gym.data._video import WITHIN, decode_frames, frame_times
 
 INFO = "meta/info.json"
@@ -117,14 +117,15 @@ class LeRobotSource:
         if self.tolerance >= WITHIN:
             raise ValueError(f"tolerance must be below {WITHIN} of a frame, got {tolerance}")
         info = _read_info(self.root)
-        features = info["features"]
-        cameras = {name: f for name, f in features.items() if f["dtype"] in ("video", "image")}
+        features = self.features = info["features"]
+        cameras = _cameras(features)
         self.states = () if tools is None else tools.columns
         asked = [("camera", camera, cameras), ("action feature", action, features), ("orient", orient, ORIENT)]
         for kind, name, known in [*asked, *(("state feature", state, features) for state in self.states)]:
             if name not in known:
                 raise unknown_option(kind, name, known)
         self.camera, self.action, self.orient = camera, action, orient
+        self.success = next((name for name in SUCCESS if name in features), None)
         self.tools = tools
         self.fps = float(info["fps"])
         self.robot = str(info.get("robot_type") or "unknown")
@@ -139,11 +140,18 @@ class LeRobotSource:
         """Return the number of actions of episode `index` with a frame before and after."""
         return max(self.entries[index].rows - 1, 0)
 
+    def numbers(self, index: int, column: str) -> Float64[np.ndarray, "f n"]:
+        """Read a column's numbers in every row of episode `index`."""
+        entry = self.entries[index]
+        return _column(_read_rows(entry.data, entry.number, [column]), column, f"episode {entry.number} of {self.root}")
+
     def episode(self, index: int) -> Episode:
         """Read the actions and tool poses of episode `index`; ValueError if they contradict the index."""
         entry = self.entries[index]
         name = f"episode {entry.number} of {self.root}"
-        table = _read_rows(entry.data, entry.number, list(dict.fromkeys([self.action, "timestamp", *self.states])))
+        told = [] if self.success is None else [self.success]
+        columns = list(dict.fromkeys([self.action, "timestamp", *self.states, *told]))
+        table = _read_rows(entry.data, entry.number, columns)
         if len(table) != entry.rows:
             raise ValueError(f"{name} must have {entry.rows} rows, has {len(table)} in {entry.data}; fetch it again")
         times = _column(table, "timestamp", name)[:, 0]
@@ -167,7 +175,17 @@ class LeRobotSource:
             read=video if entry.video else partial(_read_stored, entry, self.camera, self.orient),
             tools=None if self.tools is None else self.tools.read(np.hstack(states), name),
             camera=self.cameras[entry.number],
+            success=success_of(_column(table, told[0], name)[:, 0] > 0.5) if told else None,
         )
+
+
+def camera_features(root: Path) -> list[str]:
+    """Return the names of the features that are images, in the order of the data set."""
+    return list(_cameras(_read_info(root)["features"]))
+
+
+def _cameras(features: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: feature for name, feature in features.items() if feature["dtype"] in ("video", "image")}
 
 
 def _column(table: Any, column: str, name: str) -> Float64[np.ndarray, "f n"]:
@@ -177,7 +195,7 @@ def _column(table: Any, column: str, name: str) -> Float64[np.ndarray, "f n"]:
         wide = values.reshape(len(table), -1) if len(table) else np.zeros((0, 1))
         if wide.dtype.kind not in "fiub" or not wide.shape[1]:
             raise ValueError(f"they are {wide.dtype} {values.shape}")
-    return finite(f"{column} of {name}", wide)
+    return finite(f"{column} of {name}", wide.astype(np.float64))
 
 
 def _read_video(

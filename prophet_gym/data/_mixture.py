@@ -27,11 +27,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 _TOOLS = {"state": _names, "numbers": _names, "open": float, "closed": float}
 _CHOICE = {"episodes": _names, "without": _names}
-_LEROBOT = {"camera": str, "action": str, "orient": str, "tolerance": float, "episodes": _numbers, "without": _numbers}
+LEROBOT = {"camera": str, "action": str, "orient": str, "tolerance": float, "episodes": _numbers, "without": _numbers}
 _HDF5 = {"split": str, "instruction": str, "fps": float, **_CHOICE}
 _OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "recording": _CHOICE,
-    "lerobot": {**_LEROBOT, **_TOOLS, "calibration": load_cameras},
+    "lerobot": {**LEROBOT, **_TOOLS, "calibration": load_cameras},
     **{layout: {**_HDF5, **_TOOLS, "calibration": load_cameras} for layout in LAYOUTS},
 }
 """What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `_TOOLS`,
@@ -47,17 +47,11 @@ def read_mixture_entry(text: str, plans: Mapping[str, ToPlan]) -> MixtureEntry:
     `episodes` names those to read and `without` those to leave out, joined by +, as their reader calls them. `actions`
     is one of the names in `plans`: how a robot's actions become the model's, the first by default.
     """
-    name, *words = text.split(",")
+    name, given = named_options(text)
     path = Path(name).expanduser()
-    given: dict[str, str] = {}
-    for word in words:
-        option, _, value = word.partition("=")
-        if not value:
-            raise ValueError(f"a data set is PATH,name=value,..., got {word!r} in {text!r}")
-        given[option] = value
     if not path.exists():
         raise FileNotFoundError(f"no data set at {name}")
-    kind = given.pop("kind", None) or _kind(path)
+    kind = given.pop("kind", None) or kind_of(path)
     if kind not in _OPTIONS:
         raise unknown_option("kind of data set", kind, _OPTIONS)
     chosen = given.pop("actions", next(iter(plans)))
@@ -69,7 +63,20 @@ def read_mixture_entry(text: str, plans: Mapping[str, ToPlan]) -> MixtureEntry:
     return MixtureEntry(_open(path, kind, options), weight, plans[chosen])
 
 
-def _kind(path: Path) -> str:
+def named_options(text: str) -> tuple[str, dict[str, str]]:
+    """Return the folder or file of a data set that is named in words, and the options behind it."""
+    name, *words = text.split(",")
+    given: dict[str, str] = {}
+    for word in words:
+        option, _, value = word.partition("=")
+        if not value:
+            raise ValueError(f"a data set is PATH,name=value,..., got {word!r} in {text!r}")
+        given[option] = value
+    return name, given
+
+
+def kind_of(path: Path) -> str:
+    """Return whose recordings a folder holds, by its index; ValueError for files, which do not say."""
     if (path / META).is_file():
         return "recording"
     if (path / "meta" / "info.json").is_file():

@@ -6,7 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Num, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Num, UInt8
 
 from prophet_gym._checks import unknown_option
 from prophet_gym._io.files import reading, refuse_pointer
@@ -15,6 +15,9 @@ from prophet_gym.embodiments._kinematics import ARMS, matrix_to_euler, quaternio
 ORIENT = {"as_stored": (1, 1), "rows_reversed": (-1, 1), "columns_reversed": (1, -1)}
 """How stored images become upright, and the steps over rows and columns that this takes. OpenGL reads the bottom row
 first; its images, turned by 180 degrees, are upright with left and right exchanged."""
+
+SUCCESS = ("next.success", "is_episode_successful")
+"""Features that say whether the task is done after a row's action: lerobot's own, and that of DROID."""
 
 _ROTATIONS = {"euler": None, "quaternion": quaternion_to_matrix, "rotation_vector": rotation_vector_to_matrix}
 _WIDTHS = {"xyz": 3, "euler": 3, "quaternion": 4, "rotation_vector": 3, "gripper": 1, "skip": 1}
@@ -81,6 +84,17 @@ def upright(frames: UInt8[np.ndarray, "f h w 3"], orient: str) -> UInt8[np.ndarr
     """Turn stored images upright, in a way of `ORIENT`."""
     rows, columns = ORIENT[orient]
     return np.ascontiguousarray(frames[:, ::rows, ::columns])
+
+
+def success_of(rows: Bool[np.ndarray, " f"]) -> Bool[np.ndarray, " f"]:
+    """Return the label of every frame of an episode; that of a row is of the frame after it.
+
+    The last row's is of a frame that was not recorded, so the last frame takes it as well. Rows that all say success
+    tell an episode's outcome, and not when: only the last frame is taken to show it.
+    """
+    frames = np.append(False, rows[:-1] & ~rows.all())[: len(rows)]
+    frames[-1:] |= rows[-1:]
+    return frames
 
 
 def finite(what: str, values: Num[np.ndarray, "f n"]) -> Float64[np.ndarray, "f n"]:

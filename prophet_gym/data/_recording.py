@@ -60,9 +60,15 @@ def episode_path(folder: Path, task: int, index: int) -> Path:
     return folder / f"task_{task:02d}" / f"episode_{index:05d}.npz"
 
 
-def name_of(path: Path) -> str:
-    """Return what an episode is called in its recording, e.g. `task_03/episode_00007`."""
+def name_of(episode: Path | Episode) -> str:
+    """Return what an episode is called in its data set, e.g. `task_03/episode_00007`."""
+    path = Path(episode.name) if isinstance(episode, Episode) else episode
     return f"{path.parent.name}/{path.stem}"
+
+
+def opened(episode: Path | Episode) -> Episode:
+    """Return an episode that may still be a file of a recording."""
+    return episode if isinstance(episode, Episode) else read_episode(episode)
 
 
 def read_episode(path: str | os.PathLike) -> Episode:

@@ -165,6 +165,14 @@ class WindowDataset(Dataset[Windows]):
         )
 
 
+def fitted(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "f h2 w2 3"]:
+    """Return frames of another height and width, cut to its proportions about their middle: nothing is stretched."""
+    scale = min(side / wanted for side, wanted in zip(frames.shape[1:3], size, strict=True))
+    rows, columns = (round(wanted * scale) for wanted in size)
+    top, left = (frames.shape[1] - rows) // 2, (frames.shape[2] - columns) // 2
+    return _resized(frames[:, top : top + rows, left : left + columns], size)
+
+
 def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "f h2 w2 3"]:
     """Return frames of another height and width; where the proportions differ, the image is stretched."""
     height, width = size

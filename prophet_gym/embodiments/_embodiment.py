@@ -1,7 +1,8 @@
-"""What a robot's file says: actions, gripper, cameras, how its actions become Prophet's; and its pose at a start."""
+"""What is known of a robot: its actions, of some also gripper, cameras and kinematics; and its pose at a start."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -29,47 +30,42 @@ class Gripper:
         return (actions - self.closed) / (self.open - self.closed)
 
 
-@dataclass(frozen=True)
-class Embodiment:
-    """Describe one robot, as its data set does.
+@dataclass(frozen=True, kw_only=True)
+class Robot:
+    """Describe the actions of one robot, whatever they are: poses, velocities, joints.
 
     Attributes:
-        name: Its name in `EMBODIMENTS`.
-        arms: 1 or 2.
+        name: The name by which checkpoints and recordings know it.
         action_spec: Names, units and bounds of the dimensions of an action.
-        gripper: The gripper's convention.
-        to_model_actions: `actions (t, a), start -> model actions (t, 14)`; the start is the pose of the tools before.
         control_hz: Number of actions per second; None if not published.
-        frame_size: Height and width of the frames that the released Prophet was trained on.
-        camera: `suite, task -> CameraSpec` for cameras that never move; None if there are no such cameras or no public
-            calibration of them.
-        calibration: One sentence on which cameras are calibrated.
-        posed: Whether model actions depend on the pose of the tools, too.
-        rest: Pose that is assumed for an initial state without one if it is needed for model actions alone; None if
-            nothing can be assumed.
-        path: `actions (t, a), start -> ToolPath`, see `path_of`; given for robots whose model actions are not metric.
-        wrist: Matrix of the camera at the hand, from the hand's frame (metres) to its unit image, see `CameraSpec`;
-            None where there is none, or it is not published.
         rest_action: Action that leaves the robot where it is, with the gripper open; None for robots whose actions are
             poses, since no single pose does that.
         chunk: Number of actions per env step, unless a world model or a policy says otherwise.
     """
 
     name: str
-    arms: int
     action_spec: ActionSpec
-    gripper: Gripper
-    to_model_actions: Callable[[np.ndarray, ToolPose], np.ndarray]
     control_hz: float | None
-    frame_size: tuple[int, int]
-    camera: Callable[[str, int], CameraSpec] | None
-    calibration: str
-    posed: bool = True
-    rest: ToolPose | None = None
-    path: Callable[[np.ndarray, ToolPose], ToolPath] | None = None
-    wrist: Float[np.ndarray, "3 4"] | None = None
     rest_action: tuple[float, ...] | None = None
     chunk: int = 8
+
+    @classmethod
+    def described(cls, config: Mapping[str, Any]) -> "Robot | None":
+        """Return the robot that a checkpoint's config describes dimension by dimension; None where it only names one.
+
+        KeyError, TypeError or ValueError for a description that is damaged.
+        """
+        if "action_names" not in config:
+            return None
+        names, low, high = (tuple(config[f"action_{part}"]) for part in ("names", "low", "high"))
+        rest = config["rest_action"]
+        return cls(
+            name=str(config["embodiment"]),
+            action_spec=ActionSpec(names, low, high),
+            control_hz=float(config["fps"]),
+            rest_action=None if rest is None else tuple(rest),
+            chunk=int(config["chunk"]),
+        )
 
     def action_before(self, first: Float[np.ndarray, " a"]) -> Float[np.ndarray, " a"]:
         """Return the action that is assumed before the `first` one of an episode.
@@ -83,6 +79,38 @@ class Embodiment:
         if self.rest_action is None:
             return actions.copy()
         return np.concatenate([np.zeros_like(actions[..., :-1]), actions[..., -1:]], axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embodiment(Robot):
+    """Describe one robot, as its data set does, with what leads from its actions to Prophet's.
+
+    Attributes:
+        arms: 1 or 2.
+        gripper: The gripper's convention.
+        to_model_actions: `actions (t, a), start -> model actions (t, 14)`; the start is the pose of the tools before.
+        frame_size: Height and width of the frames that the released Prophet was trained on.
+        camera: `suite, task -> CameraSpec` for cameras that never move; None if there are no such cameras or no public
+            calibration of them.
+        calibration: One sentence on which cameras are calibrated.
+        posed: Whether model actions depend on the pose of the tools, too.
+        rest: Pose that is assumed for an initial state without one if it is needed for model actions alone; None if
+            nothing can be assumed.
+        path: `actions (t, a), start -> ToolPath`, see `path_of`; given for robots whose model actions are not metric.
+        wrist: Matrix of the camera at the hand, from the hand's frame (metres) to its unit image, see `CameraSpec`;
+            None where there is none, or it is not published.
+    """
+
+    arms: int
+    gripper: Gripper
+    to_model_actions: Callable[[np.ndarray, ToolPose], np.ndarray]
+    frame_size: tuple[int, int]
+    camera: Callable[[str, int], CameraSpec] | None
+    calibration: str
+    posed: bool = True
+    rest: ToolPose | None = None
+    path: Callable[[np.ndarray, ToolPose], ToolPath] | None = None
+    wrist: Float[np.ndarray, "3 4"] | None = None
 
     def path_of(self, actions: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
         """Return the path of the tools under actions, start first: positions, Euler angles and openness."""

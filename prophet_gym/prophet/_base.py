@@ -217,9 +217,10 @@ class Prophet(nn.Module):
     @classmethod
     def _kind_of(cls, header: Header, folder: Path) -> tuple[Any, Any]:
         """Return the class and the config that a header names; raise CheckpointError unless it is of this class."""
-        # Classes lie at most two below this one.
-        below = [each for kind in cls.__subclasses__() for each in (kind, *kind.__subclasses__())]
-        kinds = {kind.__name__: kind for kind in (cls, *below) if kind is not Prophet}
+        found: list[Any] = [cls]
+        for kind in found:
+            found.extend(kind.__subclasses__())
+        kinds = {kind.__name__: kind for kind in found if hasattr(kind, "networks")}
         if header.class_name not in kinds:
             given = shown(repr(header.class_name))
             raise CheckpointError(f"{folder / CONFIG}: {CLASS} must be one of {', '.join(sorted(kinds))}, got {given}")

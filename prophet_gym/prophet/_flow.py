@@ -20,6 +20,8 @@ from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DMod
 PredictClean = Callable[[Tensor, float], Tensor]
 # Rare high noise levels of training: range and probability (reference.md: "Training objective").
 _HIGH_SIGMAS, _FRACTION_OF_HIGH = (200.0, 1e5), 0.05
+# Noise level that stands for flow time 1, the largest that training draws.
+_AT_SOURCE = _HIGH_SIGMAS[1]
 
 
 def karras_sigmas(
@@ -41,6 +43,12 @@ def karras_sigmas(
     # Powers and roots do not cancel to the last bit, and the ends are compared with.
     sigmas[0], sigmas[-1] = sigma_max, sigma_min
     return sigmas
+
+
+def flow_levels(steps: int) -> Float[Tensor, " levels"]:
+    """Return the falling noise levels of a small Prophet's chunk: evenly spaced in flow time from the source to 0."""
+    times = torch.linspace(1, 0, steps + 1)[1:-1]
+    return torch.cat([torch.tensor([_AT_SOURCE]), times / (1 - times), torch.zeros(1)])
 
 
 def sample_ab2(

@@ -20,8 +20,13 @@ from prophet_gym.prophet._action_frames import action_video, plan, start_cameras
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
 from prophet_gym.prophet._base import Prophet
 from prophet_gym.prophet._flow import karras_sigmas, sample_ab2, sample_euler
-from prophet_gym.prophet._history import HistoryOrder
-from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, beyond_table, predict_clean
+from prophet_gym.prophet._transformer import (
+    Conditions,
+    HistoryOrder,
+    ProphetTransformer3DModel,
+    beyond_table,
+    predict_clean,
+)
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 

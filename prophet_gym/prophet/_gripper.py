@@ -117,6 +117,25 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         return mean, std
 
 
+class Untracked(nn.Module):
+    """Stand in for the tracker of a model that tracks nothing: its gripper has no numbers."""
+
+    def __init__(self, chunk: int, device: torch.device) -> None:
+        super().__init__()
+        self.config, self.device = {"chunk": chunk, "views": 1}, device
+
+    def read_frames(self, latents: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n 0"]:
+        """Return nothing for each of several frames."""
+        return latents.new_zeros(*latents.shape[:2], 0)
+
+    def correct(
+        self, followed: Float[Tensor, "b n 0"], latents: Float[Tensor, "b n c h w"], weight: float
+    ) -> Float[Tensor, "b n 0"]:
+        """Return what was followed: nothing."""
+        del latents, weight
+        return followed
+
+
 def window_around(
     latents: Float[Tensor, "b c h w"], places: Float[Tensor, "b 3"], camera: Float[Tensor, "3 4"], samples: int
 ) -> Float[Tensor, "b c s s"]:

@@ -1,17 +1,18 @@
 """The transformer: Cosmos DiT blocks that also read memory and actions, and what one call of it reads."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from prophet_gym._io.processor import attend
 from prophet_gym.prophet._action_frames import PooledActionFrames
-from prophet_gym.prophet._action_stream import ActionStream
 from prophet_gym.prophet._diffusers import (
     ConfigMixin,
     CosmosAdaLayerNorm,
@@ -23,9 +24,12 @@ from prophet_gym.prophet._diffusers import (
     apply_rotary_emb,
     register_to_config,
 )
-from prophet_gym.prophet._history import HistoryMemory, HistoryOrder
 
 SIGMA_COND = 1e-4  # noise label of the given slot (reference.md: "One call")
+HistoryOrder = Literal["oldest_finest", "newest_finest"]
+# Spatial average-pool sizes of the three levels, fine to coarse (reference.md: "History").
+_POOLS = (2, 4, 8)
+_MAX_TOKENS = 1024
 _Memory = tuple[Tensor, Tensor]  # for all blocks what keys and values are made of, or one block's own, split into heads
 
 
@@ -42,6 +46,88 @@ class Conditions:
     drawn: Bool[Tensor, " b"] | None = field(default=None, kw_only=True)
     # What `remember` made of the history, which is then None.
     memory: Float[Tensor, "b l 2 heads past e"] | None = field(default=None, kw_only=True)
+
+
+def history_levels(frames: int, order: HistoryOrder) -> list[int]:
+    """Return the level (0 fine .. 2 coarse) of each latent frame, oldest first: `min(round(log2(i + 1)), 2)`.
+
+    `i` counts from the oldest frame in the released weights, from the newest in ours.
+    """
+    levels = [min(round(math.log2(i + 1)), len(_POOLS) - 1) for i in range(frames)]
+    return levels if order == "oldest_finest" else levels[::-1]
+
+
+class HistoryMemory(nn.Module):
+    """Turn history latents into tokens that every self-attention may read.
+
+    Differences from the paper: `order="newest_finest"` is ours, for models we train.
+    """
+
+    def __init__(self, channels: int, dim: int, order: HistoryOrder) -> None:
+        super().__init__()
+        if order not in get_args(HistoryOrder):
+            raise ValueError(f"history_order must be one of {', '.join(get_args(HistoryOrder))}, got {order!r}")
+        self.order: HistoryOrder = order
+        self.levels = nn.ModuleList(nn.Linear(channels, dim) for _ in _POOLS)
+        self.to_k = nn.Linear(dim, dim, bias=False)
+        self.to_v = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, history: Float[Tensor, "b c t h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
+        """Return the key source and the value source, tokens of level 0 first, cut to 1024 tokens."""
+        levels = history_levels(history.shape[2], self.order)
+        tokens = []
+        for level, (pool, proj) in enumerate(zip(_POOLS, self.levels, strict=True)):
+            # A level may have no frame: a short history is all fine.
+            chosen = [i for i, own in enumerate(levels) if own == level]
+            if chosen:
+                frames = history[:, :, chosen].transpose(1, 2)
+                pooled = F.avg_pool2d(frames.flatten(0, 1), pool)
+                pooled = pooled.unflatten(0, frames.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
+                tokens.append(proj(pooled))
+        memory = torch.cat(tokens, dim=1)[:, :_MAX_TOKENS]
+        return self.to_k(memory), self.to_v(memory)
+
+
+class _ActionMLP(nn.Module):
+    """Apply two linear maps with GELU(tanh) between them (reference.md: "Scalar stream")."""
+
+    def __init__(self, in_features: int, dim: int, out_features: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_features, 4 * dim)
+        self.activation = nn.GELU(approximate="tanh")
+        self.linear_2 = nn.Linear(4 * dim, out_features)
+
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """Return the features of flattened actions."""
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class ActionStream(nn.Module):
+    """Read `actions_per_slot` actions a call with two MLPs, one for the embedding and one for the modulation.
+
+    Differences from the paper: there one call reads the whole chunk for all latent frames. With `per_frame=True` each
+    one has its own call, on the actions that lead to its own video frames: small models learn to obey faster with it.
+    """
+
+    def __init__(self, action_dim: int, actions_per_slot: int, dim: int, *, per_frame: bool = False) -> None:
+        super().__init__()
+        self.per_frame = per_frame
+        self.to_embedding = _ActionMLP(action_dim * actions_per_slot, dim, dim)
+        self.to_modulation = _ActionMLP(action_dim * actions_per_slot, dim, 3 * dim)
+
+    def forward(
+        self, actions: Float[Tensor, "b k a"], frames: int
+    ) -> tuple[Float[Tensor, "b _ d"], Float[Tensor, "b _ d3"]]:
+        """Return what is added to the embedding and to the modulation, `b 1 d` (shared) or `b frames d` (per frame)."""
+        slots = frames if self.per_frame else 1
+        flat = actions.reshape(actions.shape[0], slots, -1)
+        expected = self.to_embedding.linear_1.in_features
+        if flat.shape[-1] != expected:
+            raise ValueError(
+                f"actions must hold {slots} x {expected} numbers for each batch element, got shape "
+                f"{tuple(actions.shape)}; check the chunk length and action_dim against the transformer's config"
+            )
+        return self.to_embedding(flat), self.to_modulation(flat)
 
 
 class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):

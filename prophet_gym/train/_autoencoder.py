@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -16,8 +16,9 @@ from tqdm import tqdm
 from prophet_gym._io.networks import fill_matching, load_part, save_network
 from prophet_gym._io.processes import by_main
 from prophet_gym._io.processor import Precision, autocast
-from prophet_gym.data._latents import LatentEpisodes, hand_states
-from prophet_gym.data._recording import read_episode
+from prophet_gym.data._episode import Episode
+from prophet_gym.data._latents import LatentEpisodes, first_action, hand_states, no_states
+from prophet_gym.data._recording import opened
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._kinematics import quaternion_to_matrix
 from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
@@ -36,7 +37,7 @@ class Footage:
     """Hold frames of many episodes in memory, with the places where crops are worth taking.
 
     `references` are indices of each frame's start frame; `centres` say where gripper and target object are in the image
-    (y, x), pixels: the gripper twice for a target that is a fixture.
+    (y, x), pixels: the gripper twice for a target that is a fixture, and where something moves if neither is known.
     """
 
     frames: UInt8[np.ndarray, "n h w 3"]
@@ -44,31 +45,53 @@ class Footage:
     centres: Float[np.ndarray, "n 2 2"]
 
 
-def load_footage(paths: Sequence[Path], stride: int, cameras: Sequence[str] = (FIRST_CAMERA,)) -> Footage:
+def load_footage(recorded: Sequence[Path | Episode], stride: int, cameras: Sequence[str] = (FIRST_CAMERA,)) -> Footage:
     """Decode every `stride`-th frame of the episodes, and project gripper and target into it."""
     frames, references, centres, total = [], [], [], 0
-    for path, camera in tqdm([*itertools.product(paths, cameras)], desc="decode", unit="video"):
-        episode = read_episode(path)
+    for each, camera in tqdm([*itertools.product(recorded, cameras)], desc="decode", unit="video"):
+        episode = opened(each)
         kept = np.arange(0, len(episode) + 1, stride)
         video = episode.frames(camera=camera)[kept]
         frames.append(video)
         references.append(np.full(len(kept), total))
-        target = episode.gripper_position if episode.target_positions is None else episode.target_positions
-        points = np.stack([episode.gripper_position[kept], target[kept]], axis=1)
-        if camera == FIRST_CAMERA:
-            matrix = episode.camera
-        else:
-            # The hand's camera sees things where they are from the hand.
-            matrix, turns = get_embodiment(episode.robot).wrist, quaternion_to_matrix(episode.sim.gripper_quaternion)
-            points = np.einsum("tji,tnj->tni", turns[kept], points - episode.gripper_position[kept, None])
-        if matrix is None:
-            raise ValueError(f"{path} must say what camera looks on; record it with `prophet collect`")
-        u, v, z = np.moveaxis(np.insert(points, 3, 1, axis=-1) @ matrix.T, -1, 0)
-        # What lies beside the image is looked for at its edge.
-        places = np.stack([v * video.shape[1], u * video.shape[2]], axis=-1) / z[..., None].clip(0.02)
-        centres.append(places)
+        told = episode.simulation is not None
+        centres.append(_projected(episode, kept, camera, video.shape[1:3]) if told else moving_places(video))
         total += len(kept)
     return Footage(np.concatenate(frames), np.concatenate(references), np.concatenate(centres))
+
+
+def _projected(
+    episode: Episode, kept: Int64[np.ndarray, " n"], camera: str, size: tuple[int, ...]
+) -> Float[np.ndarray, "n 2 2"]:
+    """Return where a camera sees gripper and target at some frames of an episode of a simulator."""
+    target = episode.gripper_position if episode.target_positions is None else episode.target_positions
+    points = np.stack([episode.gripper_position[kept], target[kept]], axis=1)
+    if camera == FIRST_CAMERA:
+        matrix = episode.camera
+    else:
+        # The hand's camera sees things where they are from the hand.
+        matrix, turns = get_embodiment(episode.robot).wrist, quaternion_to_matrix(episode.sim.gripper_quaternion)
+        points = np.einsum("tji,tnj->tni", turns[kept], points - episode.gripper_position[kept, None])
+    if matrix is None:
+        raise ValueError(f"{episode.name} must say what camera looks on; record it with `prophet collect`")
+    u, v, z = np.moveaxis(np.insert(points, 3, 1, axis=-1) @ matrix.T, -1, 0)
+    # What lies beside the image is looked for at its edge.
+    return np.stack([v * size[0], u * size[1]], axis=-1) / z[..., None].clip(0.02)
+
+
+def moving_places(video: UInt8[np.ndarray, "n h w 3"], seed: int = 0) -> Float[np.ndarray, "n 2 2"]:
+    """Draw two places in each frame: where it differs from the one before, and from the first of its episode.
+
+    A cell is as likely as it differs in the mean of its pixels, squared, so that noise hardly counts.
+    """
+    n, height, width, _ = video.shape
+    cells = video.reshape(n, height // _CELL, _CELL, width // _CELL, _CELL, 3).mean(axis=(2, 4, 5))
+    before = np.concatenate([cells[:1], cells[:-1]])
+    weight = np.stack([np.square(cells - before), np.square(cells - cells[:1])], axis=1).reshape(n, 2, -1) + 1e-3
+    reached = np.cumsum(weight, axis=-1)
+    drawn = np.random.default_rng(seed).random((n, 2, 1)) * reached[..., -1:]
+    chosen = (reached < drawn).sum(axis=-1)
+    return (np.stack(np.unravel_index(chosen, cells.shape[1:]), axis=-1) + 0.5) * _CELL
 
 
 def draw_crops(footage: Footage, rows: int, generator: torch.Generator) -> tuple[Crops, Crops]:
@@ -126,7 +149,7 @@ def autoencoder_loss(
 
 
 def train_autoencoder(
-    paths: Sequence[Path],
+    recorded: Sequence[Path | Episode],
     folder: Path,
     *,
     steps: int,
@@ -142,7 +165,7 @@ def train_autoencoder(
     What of `base` has the right shape is where training begins.
     """
     # As many frames in all, however many cameras there are.
-    footage = load_footage(paths, 3 * len(cameras), cameras)
+    footage = load_footage(recorded, 3 * len(cameras), cameras)
     torch.manual_seed(0)
     model = FrameAutoencoder(latent_channels=latent_channels).to(device)
     if base is not None:
@@ -161,7 +184,7 @@ def train_autoencoder(
 
 
 def tune_decoder(
-    paths: Sequence[Path],
+    recorded: Sequence[Path | Episode],
     folder: Path,
     *,
     steps: int,
@@ -171,7 +194,7 @@ def tune_decoder(
     cameras: Sequence[str] = (FIRST_CAMERA,),
 ) -> FrameAutoencoder:
     """Train the decoder of `folder/autoencoder` further; latents, and what was trained on them, stay valid."""
-    footage = load_footage(paths, 3 * len(cameras), cameras)
+    footage = load_footage(recorded, 3 * len(cameras), cameras)
     model = load_part(FrameAutoencoder, folder / "autoencoder").to(device).train()
     model.encoder.requires_grad_(requires_grad=False)
     config = FitConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
@@ -195,17 +218,17 @@ def _crop_loss(footage: Footage, rows: int, precision: Precision) -> Loss:
 
 @torch.no_grad()
 def encode_episodes(
-    paths: Sequence[Path], autoencoder: FrameAutoencoder, rest: Float[np.ndarray, " 4"] | None = None
+    recorded: Sequence[Path | Episode], autoencoder: FrameAutoencoder, rest: Float[np.ndarray, " 4"] | None = None
 ) -> LatentEpisodes:
     """Encode whole episodes, 64 frames at a time; latents are kept as float16.
 
     With the hand's quaternion at `rest` the latents of both cameras lie one below the other, and the gripper's numbers
-    are those of `hand_states`.
+    are those of `hand_states`. Episodes of no simulator have no such numbers.
     """
     cameras = (FIRST_CAMERA,) if rest is None else tuple(CAMERAS)
     latents, episodes = [], []
-    for path in tqdm(paths, desc="encode", unit="episode"):
-        episode = read_episode(path)
+    for each in tqdm(recorded, desc="encode", unit="episode"):
+        episode = opened(each)
         views = []
         for camera in cameras:
             parts = torch.from_numpy(episode.frames(camera=camera)).split(64)
@@ -213,6 +236,8 @@ def encode_episodes(
             views.append(np.concatenate(encoded))
         latents.append(np.concatenate(views, axis=-2))
         episodes.append(episode)
+    if all(episode.simulation is None for episode in episodes):
+        return LatentEpisodes.join(latents, episodes, no_states, first_action)
     if rest is None:
         return LatentEpisodes.join(latents, episodes)
     return LatentEpisodes.join(latents, episodes, partial(hand_states, rest=rest))

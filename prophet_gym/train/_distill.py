@@ -22,10 +22,9 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._windows import Windows
 from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, stack_frames
-from prophet_gym.prophet._flow import distillation_losses, nested_levels, sample_euler
+from prophet_gym.prophet._flow import distillation_losses, flow_levels, nested_levels, sample_euler
 from prophet_gym.prophet._full import euler_levels, remembered
 from prophet_gym.prophet._gripper import GripperTracker, flow_source
-from prophet_gym.prophet._small import flow_levels
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel, predict_clean
 from prophet_gym.train import _small
 from prophet_gym.train._dynamics import Dreams, Rehearsal, inputs_of, rehearsed

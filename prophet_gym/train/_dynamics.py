@@ -16,7 +16,7 @@ from prophet_gym._io.processes import by_main
 from prophet_gym._io.processor import Precision, autocast
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._windows import Windows
-from prophet_gym.prophet import SmallConfig
+from prophet_gym.prophet import ActionConfig, SmallConfig
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet._flow import flow_loss
 from prophet_gym.prophet._gripper import (
@@ -24,6 +24,7 @@ from prophet_gym.prophet._gripper import (
     ChunkInputs,
     ChunkStart,
     GripperTracker,
+    Untracked,
     flow_source,
     tracker_loss,
 )
@@ -38,6 +39,9 @@ _UNSEEN, _FROM_HERE, _TOLD = 0.1, 0.3, 0.5
 """Begin these fractions of dreams of two cameras: without the second, at a window's own first frame, and where the hand
 is known."""
 _LATENT_NOISE = 0.1
+
+Tracker = GripperTracker | Untracked
+Config = SmallConfig | ActionConfig
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Dreams:
 
     @classmethod
     def begin(
-        cls, data: LatentEpisodes, tracker: GripperTracker, rows: int, past_frames: int, generator: torch.Generator
+        cls, data: LatentEpisodes, tracker: Tracker, rows: int, past_frames: int, generator: torch.Generator
     ) -> "Dreams":
         """Begin at frames of any episode, each as likely as another, that have a chunk of actions after them."""
         chunk = tracker.config["chunk"]
@@ -105,7 +109,7 @@ class Dreams:
         return replace(real.to(self.past.device), past=self.past)
 
     def go_on(
-        self, tracker: GripperTracker, inputs: ChunkInputs, dreamt: Float[Tensor, "b c t h w"], reader_weight: float
+        self, tracker: Tracker, inputs: ChunkInputs, dreamt: Float[Tensor, "b c t h w"], reader_weight: float
     ) -> "Dreams":
         """Return the dreams one chunk later, with what was dreamt in it, as a rollout continues."""
         past = torch.cat([self.past, unstack_frames(dreamt).to(self.past)], dim=1)[:, -self.past.shape[1] :]
@@ -118,7 +122,7 @@ class Dreams:
         return replace(self, current=current, age=self.age + 1, past=past, gripper=gripper)
 
     def renewed(
-        self, data: LatentEpisodes, tracker: GripperTracker, length: float | int, generator: torch.Generator
+        self, data: LatentEpisodes, tracker: Tracker, length: float | int, generator: torch.Generator
     ) -> "Dreams":
         """Return the same with new dreams where the recording ends and, by chance, after `length` chunks on average."""
         chance = torch.rand(len(self.current), generator=generator).numpy() < 1 / length
@@ -170,7 +174,7 @@ class _Carried:
         self.dreams = Dreams(**parts) if parts else None
 
 
-def inputs_of(dreams: Dreams, windows: Windows, tracker: GripperTracker, config: SmallConfig) -> ChunkInputs:
+def inputs_of(dreams: Dreams, windows: Windows, tracker: Tracker, config: Config) -> ChunkInputs:
     """Return what the transformer reads to dream the next chunk."""
     with torch.no_grad():
         told = windows.past_actions, windows.actions
@@ -239,9 +243,9 @@ def new_tracker(data: LatentEpisodes, config: SmallConfig, base: GripperTracker 
 
 def dream_loss(
     transformer: ProphetTransformer3DModel,
-    tracker: GripperTracker,
+    tracker: Tracker,
     data: LatentEpisodes,
-    config: SmallConfig,
+    config: Config,
     dreams: Dreams,
     generator: torch.Generator,
     precision: Precision = "no",
@@ -276,9 +280,9 @@ def dream_loss(
 
 def train_transformer(
     transformer: ProphetTransformer3DModel,
-    tracker: GripperTracker,
+    tracker: Tracker,
     data: LatentEpisodes,
-    config: SmallConfig,
+    config: Config,
     folder: Path,
     schedule: FitConfig,
     rehearsal: Rehearsal,
@@ -293,9 +297,9 @@ def train_transformer(
 
 def rehearsed(
     chunk_loss: ChunkLoss,
-    tracker: GripperTracker,
+    tracker: Tracker,
     data: LatentEpisodes,
-    config: SmallConfig,
+    config: Config,
     rehearsal: Rehearsal,
     steps: int,
 ) -> tuple[Loss, Any]:

@@ -21,8 +21,7 @@ from prophet_gym.prophet._action_frames import action_video
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
 from prophet_gym.prophet._flow import flow_times, karras_sigmas, sample_sigmas, velocity_loss
 from prophet_gym.prophet._full import FullConfig, appended, decode_chunk, encode_history, sample_chunk
-from prophet_gym.prophet._history import HistoryOrder, history_levels
-from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel
+from prophet_gym.prophet._transformer import Conditions, HistoryOrder, ProphetTransformer3DModel, history_levels
 from prophet_gym.train._fit import FitConfig, fit
 
 

@@ -33,16 +33,21 @@ from prophet_gym._arguments import (
     Seed,
 )
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.data._episode import LabelledVideo, held_out
-from prophet_gym.data._recording import list_recordings, name_of, read_episode, refuse_official
+from prophet_gym.checkpoint import Checkpoint
+from prophet_gym.data._episode import Episode, LabelledVideo, held_out
+from prophet_gym.data._recording import name_of, opened, refuse_official
+from prophet_gym.data._stacked import is_lerobot
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, best_consecutive, hash_words, shrink
 from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
 from prophet_gym.train._fit import CosineConfig, fit
+from prophet_gym.train._robot import read_recorded, shape_of
 from prophet_gym.train._run_folder import run_lock
 
 _TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
 """Attention and MLP matrices of the language model; the vision encoder stays as it is."""
+Recorded = Path | Episode
+"""An episode, or the file of one."""
 _RECALL = 0.95
 """A policy in training looks for what is rewarded wrongly, so what this recall leaves open goes to precision."""
 _MIN_CONSECUTIVE = 3  # frames that must show success in a row before a video counts as done
@@ -52,7 +57,9 @@ _MIN_CONSECUTIVE = 3  # frames that must show success in a row before a video co
 class Args(Arguments):
     """Train a reward model on recordings: a success head, or adapters (LoRA) of a vision-language model."""
 
-    data: tuple[Path, ...]  # Recordings of `prophet collect` or `prophrl record`.
+    data: tuple[Path, ...]
+    """Recordings of `prophet collect` or `prophrl record`, or LeRobot data sets that say when a task is done, as
+    `lerobot:FOLDER`."""
     out: OutFolder  # Folder for the reward model and its metrics.
     backbone: Literal["head", "vlm"] = "head"
     """`head` (a small network on single frames) or `vlm` (adapters of a vision-language model)."""
@@ -67,6 +74,8 @@ class Args(Arguments):
     image_size: Items = 64  # Height and width, in pixels, that images are scaled down to (head).
     model: str = DEFAULT_MODEL  # Vision-language model: a Hub repository or a folder (vlm).
     lora_rank: CountOrNone = 16  # Rank of the LoRA adapters (vlm).
+    world_model: str | None = None
+    """Checkpoint whose cameras, at whose size, to read of LeRobot data sets; by default the first camera of each."""
     stride: Count = 5  # Show the model every n-th frame (vlm).
     shown: Count = 16  # Maximum number of frames to show the model (vlm).
     device: Device = "cpu"  # Device to train on the model (vlm).
@@ -86,7 +95,8 @@ class Clip:
 def main(args: Args) -> dict[str, Any]:
     """Train a reward model, choose its threshold, measure it on episodes that neither saw, and write it all."""
     for folder in (*args.data, *args.dreams):
-        refuse_official(folder)
+        if not is_lerobot(folder):
+            refuse_official(folder)
     with run_lock(args.out):
         reward_model, metrics = _train_head(args) if args.backbone == "head" else _train_vlm(args)
         reward_model.save_pretrained(args.out)
@@ -144,14 +154,15 @@ def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
     return reward_model, metrics
 
 
-def _split(args: Args) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+def _split(args: Args) -> tuple[dict[str, list[Recorded]], dict[str, list[Recorded]]]:
     """Return the episodes of the recordings and those of the dreams by part."""
-    every = list_recordings([*args.data, *args.dreams], most=args.max_episodes, without=args.without)
+    shape = ((), None) if args.world_model is None else shape_of(Checkpoint.named(args.world_model))
+    every = read_recorded([*args.data, *args.dreams], args.max_episodes, args.without, shape)
     recorded, dreams = every[: len(args.data)], every[len(args.data) :]
     return split(chain(*recorded), args.held_out), split(chain(*dreams), args.held_out)
 
 
-def _require_parts(folders: Sequence[Path], parts: Mapping[str, list[Path]]) -> None:
+def _require_parts(folders: Sequence[Path], parts: Mapping[str, list[Recorded]]) -> None:
     if not all(parts.values()):
         sizes = {part: len(paths) for part, paths in parts.items()}
         where = ", ".join(map(str, folders))
@@ -235,15 +246,15 @@ def _ends(videos: Sequence[LabelledVideo], stride: int) -> list[Clip]:
     return [clip_at(v, end, stride) for v in videos for end in (len(v.frames) - 1, len(v.frames) // 2)]
 
 
-def split(paths: Iterable[Path], share: float) -> dict[str, list[Path]]:
+def split(recorded: Iterable[Recorded], share: float) -> dict[str, list[Recorded]]:
     """Sort episodes into `train`, `tune` and `test`: half of what is held out tests, half tunes.
 
     An episode and its dream, which have one name, fall into the same part.
     """
-    parts: dict[str, list[Path]] = {"train": [], "tune": [], "test": []}
-    for path in paths:
-        kept = "tune" if held_out(name_of(path), share) else "train"
-        parts["test" if held_out(name_of(path), share / 2) else kept].append(path)
+    parts: dict[str, list[Recorded]] = {"train": [], "tune": [], "test": []}
+    for each in recorded:
+        kept = "tune" if held_out(name_of(each), share) else "train"
+        parts["test" if held_out(name_of(each), share / 2) else kept].append(each)
     return parts
 
 
@@ -352,14 +363,14 @@ def threshold_of(successes: Float[np.ndarray, " n"]) -> float:
     return float(np.sort(successes)[missed])
 
 
-def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) -> list[LabelledVideo]:
+def read_videos(recorded: Sequence[Recorded], *, size: int | None, all_frames: bool) -> list[LabelledVideo]:
     """Read episodes; with `size`, frames are averaged down, and without `all_frames` they are thinned."""
     videos = []
-    for path in tqdm(paths, desc="reading", mininterval=1.0):
-        episode = read_episode(path)
-        keep = list(range(len(episode) + 1)) if all_frames else thin(episode.sim.success)
+    for each in tqdm(recorded, desc="reading", mininterval=1.0):
+        episode = opened(each)
+        keep = list(range(len(episode) + 1)) if all_frames else thin(episode.done)
         frames = torch.from_numpy(episode.frames()[keep])
         if size is not None:
             frames = shrink(frames, size).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-        videos.append(LabelledVideo(frames.contiguous().numpy(), episode.sim.success[keep], episode.instruction))
+        videos.append(LabelledVideo(frames.contiguous().numpy(), episode.done[keep], episode.instruction))
     return videos

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
 from prophet_gym._arguments import (
     Arguments,
-    Cameras,
     Count,
     CountOrNone,
     DeviceOrAuto,
@@ -29,20 +28,22 @@ from prophet_gym._arguments import (
     Minutes,
     NotNegative,
     OutFolder,
+    Several,
     resolved_device,
 )
+from prophet_gym._checks import unknown_option
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import add_lora, merge_lora, save_lora
 from prophet_gym._io.networks import fill_matching, load_part, save_network
 from prophet_gym._io.processes import by_main, is_main, joined, require_alike
 from prophet_gym._io.processor import Precision
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.data._episode import held_out
+from prophet_gym.data._episode import Episode, held_out
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.data._recording import list_recordings, name_of, read_episode
+from prophet_gym.data._recording import list_recordings, name_of, opened
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._initial_states import INDEX_NAME, write_initial_states
-from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet, TwoViewConfig, TwoViewProphet
+from prophet_gym.prophet import FrameProphet, Prophet, SmallConfig, SmallProphet, TwoViewConfig, TwoViewProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet._presets import small_transformer
@@ -69,14 +70,15 @@ _STARTS_PER_TASK = 50
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train the small Prophet from recordings, or adapt a checkpoint of it to another scene.
+    """Train the small Prophet from recordings or LeRobot data sets, or adapt a checkpoint of it to another scene.
 
     Under `accelerate launch --num_processes N -m prophet_gym train`, or torchrun, N processes average their gradients.
     """
 
     out: OutFolder  # Folder for training states, logs and the result.
     data: tuple[Path, ...] = ()
-    """Recordings of `prophet collect` or `prophrl record`; not read if `--base` and `OUT/latents.npz` are enough."""
+    """Recordings of `prophet collect` or `prophrl record`, not read if `--base` and `OUT/latents.npz` are enough; or
+    `lerobot:FOLDER` or `lerobot:owner/repo`, a data set of any robot, of which the model reads the actions alone."""
     base: str | None = None
     """Checkpoint whose transformer to train further: a name such as `bundled`, or a folder. Its autoencoder, tracker,
     camera, settings, reward model, object reader and initial states are kept. By default all is trained from
@@ -89,8 +91,15 @@ class Args(Arguments):
     """Checkpoint whose autoencoder and transformer to begin with, as far as their shapes fit; all else (cameras, sizes,
     scene) is that of the data. By default all begins at random."""
     stage: Stage = "all"  # Stage to run, or `all`.
-    cameras: Cameras = (FIRST_CAMERA,)
-    """Cameras to dream: `agentview`, or `agentview wrist`, which also dreams the robot's state."""
+    cameras: Annotated[tuple[str, ...], Several(none=True)] = ()
+    """Cameras to dream: `agentview`, the default, or `agentview wrist`, which also dreams the robot's state; of a
+    LeRobot data set its features, such as `observation.images.front`, by default the first."""
+    size: tuple[Items, Items] | None = None
+    """Height and width of each camera's image of a LeRobot data set, multiples of 16 of at least 64: images are cut to
+    these proportions about their middle, then resized. By default the longer side is at most 128 pixels."""
+    embodiment: str | None = None
+    """Robot of a LeRobot data set: a name, or `module:NAME`; by default one with the set's own names, rate and
+    ranges."""
     latent_channels: Items = 4  # Channels of the autoencoder's latents, when training from scratch.
     held_out: Count = 20  # Keep one episode in n for validation.
     max_episodes: Count | None = None  # Maximum number of episodes to read of each recording.
@@ -117,28 +126,50 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the stages asked for; those that are done already take no steps."""
-    device = resolved_device(args.device)
-    if "WORLD_SIZE" in os.environ:
-        joined(cpu=device == "cpu", precision="no")  # from here on `cuda` is this process's own GPU
-        same = {**asdict(args), "device": ""}
-        require_alike("arguments", same, "start all with the same command")
+    device = begin_together(args)
     with run_lock(args.out, main=is_main()):
+        args = replace(args, cameras=_require_cameras(args))
         folder = None if args.base is None else Checkpoint.named(args.base).folder
         stages = _chosen_stages(args)
-        by_main(lambda: _begin_run(args, folder, stages))
-        base, known = (None if name is None else _load_small(name) for name in (args.base, args.init_from))
+        data = {"data": args.data, "episodes": counted(args.data)}
+        by_main(lambda: begin_stages(args, folder, stages, data))
+        base = None if args.base is None else load_small(args.base)
+        if base is not None and not isinstance(base, SmallProphet):
+            raise ValueError(f"{folder} reads actions alone, not recordings: give its weights as --init-from")
         if base is not None and len(args.cameras) > base.views:
             raise ValueError(
                 f"the base {folder} dreams only {FIRST_CAMERA}, got cameras={args.cameras}; leave them away"
             )
+        known = None if args.init_from is None else load_small(args.init_from)
         by_main(lambda: record_start(args.out, "prophet train", args))
-        _Training(args, base, known, torch.device(device)).run(stages)
+        Training(args, base, known, device).run(stages)
 
 
-def _load_small(name: str) -> SmallProphet:
-    """Return a small Prophet by name or folder."""
+def begin_together(args: Args) -> torch.device:
+    """Join the processes that were started together, if there are several; return this one's device."""
+    device = resolved_device(args.device)
+    if "WORLD_SIZE" in os.environ:
+        joined(cpu=device == "cpu", precision="no")  # from here on `cuda` is this process's own GPU
+        require_alike("arguments", {**asdict(args), "device": ""}, "start all with the same command")
+    return torch.device(device)
+
+
+def _require_cameras(args: Args) -> tuple[str, ...]:
+    """Return the cameras of recordings to dream; raise ValueError for options that are of LeRobot data sets alone."""
+    if args.size is not None or args.embodiment is not None:
+        raise ValueError("--size and --embodiment are of LeRobot data sets: a recording knows its robot, at its size")
+    cameras = args.cameras or (FIRST_CAMERA,)
+    for camera in cameras:
+        if camera not in CAMERAS:
+            raise unknown_option("camera", camera, CAMERAS)
+    Several(needed=FIRST_CAMERA)("cameras", cameras)
+    return cameras
+
+
+def load_small(name: str) -> FrameProphet:
+    """Return a small Prophet of any kind by name or folder."""
     prophet = Prophet.from_pretrained(Checkpoint.named(name).folder)
-    if not isinstance(prophet, SmallProphet):
+    if not isinstance(prophet, FrameProphet):
         raise ValueError(f"training begins with a checkpoint of the small Prophet, and {name} holds a full one")
     return prophet
 
@@ -161,12 +192,10 @@ def _chosen_stages(args: Args) -> tuple[Stage, ...]:
     return (*(() if encoded else ("latents",)), *kept, "transformer", "checkpoint")
 
 
-def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
-    """Check that every stage to come resumes with what it was begun with, before anything is computed."""
+def begin_stages(args: Args, base: Path | None, stages: Sequence[Stage], data: dict[str, Any]) -> None:
+    """Check that every stage to come resumes with what it was begun with, `data` too, before anything is computed."""
     begins = {"base": base, **({"lora_rank": args.lora_rank} if base else {"chunk": args.chunk})}
-    recorded = {
-        "data": args.data, "held_out": args.held_out, "max_episodes": args.max_episodes, "episodes": counted(args.data),
-    }  # fmt: skip
+    recorded = {**data, "held_out": args.held_out, "max_episodes": args.max_episodes}
     views = {} if args.cameras == (FIRST_CAMERA,) else {"cameras": args.cameras}
     known = {"init_from": args.init_from}
     network = {} if base is not None else {"layers": args.layers, "width": args.width, **views, **known}
@@ -197,12 +226,12 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
 
 
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """Run the stages of training; each reads what the ones before left in the folder."""
 
     args: Args
     base: SmallProphet | None  # is trained further
-    known: SmallProphet | None  # only lends weights to begin with
+    known: FrameProphet | None  # only lends weights to begin with
     device: torch.device
 
     def run(self, stages: Sequence[Stage]) -> None:
@@ -242,7 +271,7 @@ class _Training:
         torch.manual_seed(0)
         transformer = self._untrained(config)
         transformer.to(self.device).train()
-        data, tracker = LatentEpisodes.load(args.out / "latents.npz"), self._part(GripperTracker, "tracker")
+        data, tracker = LatentEpisodes.load(args.out / "latents.npz"), self._tracker(config)
         schedule = FitConfig(args.steps, args.learning_rate, warmup=args.warmup, ema=args.ema, minutes=args.minutes)
         rehearsal = Rehearsal(args.batch_size, args.chunks, args.single_until)
         train_transformer(transformer, tracker, data, config, args.out, schedule, rehearsal, args.precision)
@@ -258,13 +287,24 @@ class _Training:
         transformer.load_state_dict(read_average(args.out, "transformer"), strict=False)
         if args.lora_rank:
             merge_lora(transformer)
-        parts = self._part(FrameAutoencoder, "autoencoder"), self._part(GripperTracker, "tracker")
-        kind = TwoViewProphet if isinstance(config, TwoViewConfig) else SmallProphet
-        prophet = kind(transformer, *parts, config)
-        base = self.base
+        prophet, base = self._assembled(transformer, config), self.base
         if base is not None and (config.suite, config.look) == (base.config.suite, base.config.look):
             prophet.source = base.source  # the same scene: its initial states and its success head are true of it
-        by_main(lambda: _write_checkpoint(prophet, args.out / "checkpoint", self._recorded() if args.data else []))
+        recorded, folder = self._recorded() if args.data else [], args.out / "checkpoint"
+        by_main(lambda: _write_checkpoint(prophet, folder, recorded))
+        if is_main():
+            print(next_steps(folder, args.data[0] if args.data else "DIR", prophet.config.embodiment))
+
+    def _tracker(self, config: Any) -> Any:
+        """Return what tells the transformer where the gripper is."""
+        del config
+        return self._part(GripperTracker, "tracker")
+
+    def _assembled(self, transformer: ProphetTransformer3DModel, config: Any) -> FrameProphet:
+        """Put the result together."""
+        parts = self._part(FrameAutoencoder, "autoencoder"), self._part(GripperTracker, "tracker")
+        kind = TwoViewProphet if isinstance(config, TwoViewConfig) else SmallProphet
+        return kind(transformer, *parts, config)
 
     @property
     def _cameras(self) -> tuple[str, ...]:
@@ -276,12 +316,12 @@ class _Training:
     def _part(self, kind: Any, name: str) -> Any:
         return load_part(kind, self.args.out / name).eval()
 
-    def _episodes(self) -> list[Path]:
+    def _episodes(self) -> Sequence[Path | Episode]:
         if not self.args.data:
             raise ValueError("this stage reads recordings: give --data, a folder that `prophet collect` wrote")
         return list(chain(*list_recordings(self.args.data, most=self.args.max_episodes, without=self.args.without)))
 
-    def _recorded(self) -> list[Path]:
+    def _recorded(self) -> Sequence[Path | Episode]:
         """Return the episodes to train on."""
         paths = [path for path in self._episodes() if not held_out(name_of(path), 1 / self.args.held_out)]
         if not paths:
@@ -291,7 +331,7 @@ class _Training:
             )
         return paths
 
-    def _untrained(self, config: SmallConfig) -> ProphetTransformer3DModel:
+    def _untrained(self, config: Any) -> ProphetTransformer3DModel:
         """Return the transformer that training begins with."""
         args = self.args
         if self.base is None:
@@ -306,15 +346,14 @@ class _Training:
             add_lora(transformer, args.lora_rank)
         return transformer
 
-    def _config(self) -> SmallConfig:
+    def _config(self) -> Any:
         """Return the base's config, or what the scene and the robot of the first episode say."""
         base = None if self.base is None else self.base.config
         if base is not None and not self.args.lora_rank:
             return base
-        path = self._episodes()[0]
-        episode = read_episode(path)
+        episode = opened(self._episodes()[0])
         if episode.camera is None:
-            raise ValueError(f"{path} must say what camera looks on; record it with `prophet collect`")
+            raise ValueError(f"{episode.name} must say what camera looks on; record it with `prophet collect`")
         camera = tuple(map(tuple, episode.camera.astype(float).tolist()))
         scene = {"camera": camera, "suite": episode.sim.suite, "look": episode.sim.look}
         if base is not None:
@@ -338,40 +377,46 @@ class _Training:
         """Return the hand's quaternion that turns are measured from: the base's, or that of the first frame."""
         if self.base is not None:
             return np.array(self.base.config.hand_rest)  # pyright: ignore[reportAttributeAccessIssue]
-        return read_episode(self._episodes()[0]).sim.gripper_quaternion[0].astype(np.float64)
+        return opened(self._episodes()[0]).sim.gripper_quaternion[0].astype(np.float64)
 
 
-def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path]) -> None:
-    """Save a model with what its base had beside it, and print what to do next.
+def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path | Episode]) -> None:
+    """Save a model with what its base had beside it.
 
     Where there are no initial states, first frames of the recorded episodes become the split `train`.
     """
     places = [folder, *([] if prophet.source is None else [prophet.source])]
     if recorded and not any(any((place / "starts").glob(f"*/{INDEX_NAME}")) for place in places):
-        write_initial_states(folder / "starts" / "train", _initial_states(recorded, prophet.frame_size))
+        write_initial_states(folder / "starts" / "train", first_frames(recorded, prophet.frame_size))
     prophet.save_pretrained(folder)
-    print(next_steps(folder, recorded[0].parents[1] if recorded else "DIR", prophet.config.embodiment))
 
 
-def _initial_states(recorded: Sequence[Path], size: tuple[int, int]) -> list[InitialState]:
-    """Return the first frames of recorded episodes, at most `_STARTS_PER_TASK` of every task."""
+def first_frames(
+    recorded: Sequence[Path | Episode], size: tuple[int, int], most: int = _STARTS_PER_TASK
+) -> list[InitialState]:
+    """Return the first frames of recorded episodes as initial states, `most` of every task.
+
+    Where no simulator says otherwise, the suite is the data set and a task is an instruction, numbered as they appear.
+    """
     taken: Counter[tuple[str, int]] = Counter()
+    tasks: dict[str, int] = {}
     states = []
-    for path in recorded:
-        episode = read_episode(path)
-        suite, task = key = (episode.sim.suite, episode.sim.task)
-        if taken[key] == _STARTS_PER_TASK:
+    for each in recorded:
+        episode = opened(each)
+        task = tasks.setdefault(episode.instruction, len(tasks))
+        known = episode.simulation
+        suite, task = key = (Path(episode.name).parent.name, task) if known is None else (known.suite, known.task)
+        if taken[key] == most:
             continue
         frames = episode.frames(0, 1)
         if frames.shape[1:3] != size:
-            raise ValueError(f"{path} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so")
+            raise ValueError(
+                f"{episode.name} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so"
+            )
         place = {"suite": suite, "task": task, "index": taken[key], "split": "train"}
         seen = {}
-        if len(episode.cameras) > 1 and episode.sim.robot_state is not None:
-            seen = {
-                CAMERAS[WRIST_CAMERA]: episode.frames(0, 1, camera=WRIST_CAMERA),
-                "state": episode.sim.robot_state[0],
-            }
+        if len(episode.cameras) > 1 and known is not None and known.robot_state is not None:
+            seen = {CAMERAS[WRIST_CAMERA]: episode.frames(0, 1, camera=WRIST_CAMERA), "state": known.robot_state[0]}
         states.append(InitialState(frames, episode.instruction, **place, extra=seen))
         taken[key] += 1
     return states

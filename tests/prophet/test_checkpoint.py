@@ -59,7 +59,11 @@ def test_keys_of_earlier_versions_are_read(named, folders, tmp_path):
         ("full", {"frame_size": 32}, "frame_size=32"),
         ("full", {"frame_size": [32, 32, 3]}, "frame_size="),
         ("full", {"draw_tools": 1}, "draw_tools=1"),
-        ("full", {"class": "huge"}, "class must be one of FullProphet, SmallProphet, TwoViewProphet, got 'huge'"),
+        (
+            "full",
+            {"class": "huge"},
+            "class must be one of ActionProphet, FullProphet, SmallProphet, TwoViewProphet, got 'huge'",
+        ),
         ("full", {"action_scale": [1.0]}, "action_scale is unknown"),
         ("full", {"embodiment": "libro"}, "unknown embodiment 'libro'. Did you mean 'libero'"),
         ("full", {"steps": 0}, "steps=0 must be at least 1"),

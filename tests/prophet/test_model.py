@@ -10,7 +10,7 @@ import torch
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import Prophet, SmallProphet, tiny_prophet
 from prophet_gym.prophet._autoencoder import keep_background, stack_frames, unstack_frames
-from prophet_gym.prophet._small import inconsistency, keep_still
+from prophet_gym.prophet._frames import inconsistency, keep_still
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prophet_gym.prophet._history import history_levels
-from prophet_gym.prophet._transformer import ProphetTransformer3DModel
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel, history_levels
 from prophet_gym.prophet.convert._layout import convert_transformer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "prophet_dit.safetensors"

@@ -16,9 +16,8 @@ import torch
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import FullProphet, Prophet, SmallProphet, tiny_full_prophet, tiny_prophet
-from prophet_gym.prophet._flow import distillation_losses, nested_levels
+from prophet_gym.prophet._flow import distillation_losses, flow_levels, nested_levels
 from prophet_gym.prophet._full import euler_levels
-from prophet_gym.prophet._small import flow_levels
 from prophet_gym.prophet._transformer import Conditions, predict_clean
 from prophet_gym.train._distill import Args, main
 from prophet_gym.train._run_folder import steps_done

@@ -1,0 +1,192 @@
+"""`prophet inspect`: what a data set has, what it lacks, and what would be trained on it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float
+
+from prophet_gym._arguments import Arguments
+from prophet_gym.data._episode import Episode, EpisodeSource
+from prophet_gym.data._lerobot import LeRobotSource, camera_features
+from prophet_gym.data._mixture import kind_of, named_options, read_mixture_entry
+from prophet_gym.data._stacked import PREFIX, StackedSource, names_of
+from prophet_gym.data._windows import as_given
+from prophet_gym.embodiments import Robot, get_robot
+from prophet_gym.errors import UnknownOptionError
+from prophet_gym.prophet import ActionConfig, small_transformer
+from prophet_gym.prophet._autoencoder import FrameAutoencoder
+from prophet_gym.prophet._gripper import GripperTracker
+from prophet_gym.prophet._presets import action_transformer
+from prophet_gym.train._robot import described_robot
+
+_SHOWN = 12  # tasks and dimensions that the page lists; JSON has all
+_CONDITIONS = {
+    "SmallProphet": "actions, the tracked gripper, action frames",
+    "TwoViewProphet": "actions, the tracked hand, action frames, the first frame; needs --cameras agentview wrist",
+    "ActionProphet": "actions (normalised), the first frame",
+}
+_LACKS = {
+    "camera matrix": "no action frames are drawn",
+    "tool poses": "no gripper is tracked",
+    "success": "prophet train-reward has nothing to learn from; reward='vlm:...' scores dreams without it",
+    "names of the action's dimensions": "they are numbered",
+}
+
+
+@dataclass(frozen=True)
+class Args(Arguments):
+    """Say what a data set has and lacks, and what `prophet train` would make of it; no image but the first is read."""
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """A LeRobot data set (a folder, or `lerobot:owner/repo`), a recording of ours, or another reader's files as
+    `prophet pretrain` names them: `FILE,kind=libero`."""
+    json: bool = False
+    """Print JSON in place of a page of text."""
+
+
+def main(args: Args) -> None:
+    """Print what there is to say."""
+    found = inspected(args.path)
+    print(json.dumps(found, indent=2) if args.json else page(found))
+
+
+def inspected(path: str) -> dict[str, Any]:
+    """Return what a data set has and lacks as plain data."""
+    place, given = named_options(path.removeprefix(PREFIX))
+    folder = Path(place).expanduser()
+    if path.startswith(PREFIX) or (not given.get("kind") and kind_of(folder) == "lerobot"):
+        source = StackedSource(PREFIX + path.removeprefix(PREFIX), [])
+        return _facts("lerobot", source, _of_lerobot(source))
+    kind = given.get("kind") or kind_of(folder)
+    source = read_mixture_entry(path, {"given": as_given}).source
+    return _facts(kind, source, {})
+
+
+def _of_lerobot(source: StackedSource) -> dict[str, Any]:
+    """Return what only the features of a LeRobot data set say."""
+    features = source.first.features
+    shapes: dict[str, Any] = {}
+    for name in camera_features(source.root):
+        camera = LeRobotSource(source.root, name)
+        shapes[name] = list(camera.episode(0).frames(0, 1).shape[1:3])
+    states: dict[str, Any] = {}
+    for name, each in features.items():
+        if name.startswith("observation.") and name not in shapes and each["dtype"] != "string":
+            values = np.concatenate([source.first.numbers(index, name) for index in range(len(source))])
+            names = names_of(each) or [str(number) for number in range(values.shape[1])]
+            states[name] = _ranges(names, values)
+    return {"cameras": shapes, "states": states, "names": source.action_names, "layout": source.layout}
+
+
+def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any]) -> dict[str, Any]:
+    episodes = [source.episode(index) for index in range(len(source)) if source.steps(index)]
+    if not episodes:
+        raise ValueError("the data set must have an episode with an action and the frames around it, and has none")
+    first, lengths = episodes[0], [len(episode) for episode in episodes]
+    cameras = told.get("cameras") or {name: list(first.frames(0, 1, camera=name).shape[1:3]) for name in first.cameras}
+    actions = np.concatenate([episode.actions for episode in episodes])
+    labelled = [episode for episode in episodes if episode.success is not None or episode.simulation is not None]
+    robot = _robot(first, told.get("names"), actions)
+    lacking = {
+        "camera matrix": first.camera is None,
+        "tool poses": first.tools is None,
+        "success": not labelled,
+        "names of the action's dimensions": kind == "lerobot" and told["names"] is None,
+    }
+    return {
+        "kind": kind,
+        "layout": told.get("layout"),
+        "robot": first.robot,
+        "episodes": len(episodes),
+        "steps": sum(lengths),
+        "length": {"shortest": min(lengths), "median": int(np.median(lengths)), "longest": max(lengths)},
+        "fps": first.fps,
+        "cameras": cameras,
+        "action": _ranges(robot.action_spec.names, actions),
+        "states": told.get("states", {}),
+        "tasks": dict(Counter(episode.instruction for episode in episodes).most_common()),
+        "success": {"labelled": len(labelled), "successful": sum(bool(each.done.any()) for each in labelled)},
+        "missing": [name for name, is_missing in lacking.items() if is_missing],
+        "trains": _trained(kind, source, first, robot),
+    }
+
+
+def _robot(episode: Episode, names: Sequence[str] | None, actions: Float[np.ndarray, "n a"]) -> Robot:
+    """Return the robot that an episode names, if its actions are of such width, or one as the data describe it."""
+    try:
+        robot = get_robot(episode.robot)
+    except UnknownOptionError:
+        robot = None
+    if names is None and robot is not None and robot.action_spec.dim == actions.shape[1]:
+        return robot
+    return described_robot(episode.robot, names, actions, episode.fps)
+
+
+def _ranges(names: Sequence[str], values: Float[np.ndarray, "n a"]) -> list[dict[str, Any]]:
+    rows = zip(names, *(bound.tolist() for bound in (values.min(axis=0), values.max(axis=0))), strict=True)
+    return [{"name": name, "low": low, "high": high} for name, low, high in rows]
+
+
+def _trained(kind: str, source: EpisodeSource, episode: Episode, robot: Robot) -> dict[str, Any] | None:
+    """Return the class, its inputs and its size; None where only the full Prophet trains on such data."""
+    if kind not in ("lerobot", "recording"):
+        return None
+    dim = robot.action_spec.dim
+    with torch.device("meta"):
+        networks: list[Any] = [FrameAutoencoder()]
+        if isinstance(source, StackedSource):
+            size, name = source.size, "ActionProphet"
+            numbers: dict[str, Any] = {"action_mean": (0.0,) * dim, "action_std": (1.0,) * dim}
+            spec = robot.action_spec
+            bounds = {"action_names": spec.names, "action_low": spec.low, "action_high": spec.high}
+            config = ActionConfig(action_dim=dim, frame_size=size, **numbers, **bounds)
+            networks += [action_transformer(config)]
+        else:
+            size, views = episode.frames(0, 1).shape[1:3], len(episode.cameras)
+            name, cells = ("SmallProphet", "TwoViewProphet")[views > 1], (views * size[0] // 8, size[1] // 8)
+            moments = {"gripper_mean": (0.0,) * (4 * views), "gripper_std": (1.0,) * (4 * views)}
+            tracker = GripperTracker(latent_size=cells, action_dim=dim, window=7, views=views, **moments)
+            networks += [small_transformer(action_dim=dim, views=views), tracker]
+    count = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    return {"class": name, "conditioning": _CONDITIONS[name], "parameters": count, "frame_size": list(size)}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """Return one page of text."""
+    length, success, trained = found["length"], found["success"], found["trains"]
+    cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in found["cameras"].items())
+    outcome = f"{success['successful']} of {success['labelled']} labelled episodes succeed"
+    lines = [
+        f"{found['kind']}{(found['layout'] and ' ' + found['layout']) or ''}, robot {found['robot']}",
+        f"episodes  {found['episodes']}, {found['steps']} actions; length {length['shortest']} .. {length['longest']}, "
+        f"median {length['median']}; {found['fps']:g} a second",
+        f"cameras   {cameras}",
+        f"success   {outcome if success['labelled'] else 'not said'}",
+        f"action    {len(found['action'])} dimensions",
+        *_table(found["action"]),
+        *(line for name, rows in found["states"].items() for line in (f"state     {name}", *_table(rows))),
+        f"tasks     {len(found['tasks'])}",
+        *_some([f"{count:>5} x {task}" for task, count in found["tasks"].items()]),
+        *(f"missing   {name}: {_LACKS[name]}" for name in found["missing"]),
+    ]
+    if trained is None:
+        return "\n".join([*lines, "trains    the full Prophet alone: prophet pretrain --data PATH"])
+    height, width = trained["frame_size"]
+    told = f"{trained['class']}, {trained['parameters']:,} parameters, {height}x{width} pixels a camera"
+    return "\n".join([*lines, f"trains    {told}", f"  it reads {trained['conditioning']}"])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return _some([f"{row['name']:<24} {row['low']:>10.4g} .. {row['high']:.4g}" for row in rows])
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    rest = [f"  ... and {len(lines) - _SHOWN} more (--json has them)"] if len(lines) > _SHOWN else []
+    return [*(f"  {line}" for line in lines[:_SHOWN]), *rest]
