@@ -40,12 +40,8 @@ class SimulatorLostError(ProphetError, RuntimeError):
     """Signal that a simulator process, or the server of a remote env, is gone; a new env, or `reconnect`, goes on."""
 
 
-class WorkersLostError(ProphetError, RuntimeError):
-    """Signal that workers that collect rollouts die faster than they finish; the message names the cause."""
-
-
 class ProcessLostError(ProphetError, RuntimeError):
-    """Signal that another of the processes that train together has gone; the message says what was being done."""
+    """Signal that another process of a run has gone, or that its workers die again and again; the message says why."""
 
 
 class RunInUseError(ProphetError, RuntimeError):

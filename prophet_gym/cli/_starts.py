@@ -75,9 +75,9 @@ def main(args: Args) -> None:
 def _take(args: Args) -> None:
     """Write first frames of recorded episodes as the split `train`."""
     from prophet_gym.checkpoint import Checkpoint
+    from prophet_gym.data._first_frames import first_frames
     from prophet_gym.envs._initial_states import write_initial_states
     from prophet_gym.train._robot import read_recorded, shape_of
-    from prophet_gym.train._small import first_frames
 
     if args.world_model is None:
         raise ValueError("say what will dream from these frames: give --world-model")

@@ -7,7 +7,6 @@ transformer is trained further from `OUT/latents.npz` alone.
 import copy
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -39,6 +38,7 @@ from prophet_gym._io.processes import by_main, is_main, joined, require_alike
 from prophet_gym._io.processor import Precision
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._episode import Episode, held_out
+from prophet_gym.data._first_frames import first_frames
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import list_recordings, name_of, opened
 from prophet_gym.embodiments import get_embodiment
@@ -48,7 +48,7 @@ from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet._presets import small_transformer
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
 from prophet_gym.train._fit import FitConfig
@@ -65,7 +65,6 @@ from prophet_gym.train._view import measure_view
 
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
 _STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint")
-_STARTS_PER_TASK = 50
 
 
 @dataclass(frozen=True)
@@ -212,10 +211,6 @@ def begin_stages(args: Args, base: Path | None, stages: Sequence[Stage], data: d
     # Latents may be made again as long as nothing was trained on them; left as they are, they must be of this data.
     encoded = (args.out / "latents.npz").exists()
     done["latents"] = encoded and ("latents" not in stages or done["tracker"] or done["transformer"])
-    most = (args.autoencoder_steps, args.decoder_steps, args.tracker_steps, args.steps)
-    for stage, steps in zip(("autoencoder", "decoder", "tracker", "transformer"), most, strict=True):
-        if stage in stages:
-            require_steps(args.out, stage, steps)
     for stage, settings in asked.items():
         if stage in stages or (stage == "latents" and encoded and args.data):
             begin_run(args.out, settings, begun=done[stage], stage=stage)
@@ -389,34 +384,3 @@ def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path | 
     if recorded and not any(any((place / "starts").glob(f"*/{INDEX_NAME}")) for place in places):
         write_initial_states(folder / "starts" / "train", first_frames(recorded, prophet.frame_size))
     prophet.save_pretrained(folder)
-
-
-def first_frames(
-    recorded: Sequence[Path | Episode], size: tuple[int, int], most: int = _STARTS_PER_TASK
-) -> list[InitialState]:
-    """Return the first frames of recorded episodes as initial states, `most` of every task.
-
-    Where no simulator says otherwise, the suite is the data set and a task is an instruction, numbered as they appear.
-    """
-    taken: Counter[tuple[str, int]] = Counter()
-    tasks: dict[str, int] = {}
-    states = []
-    for each in recorded:
-        episode = opened(each)
-        task = tasks.setdefault(episode.instruction, len(tasks))
-        known = episode.simulation
-        suite, task = key = (Path(episode.name).parent.name, task) if known is None else (known.suite, known.task)
-        if taken[key] == most:
-            continue
-        frames = episode.frames(0, 1)
-        if frames.shape[1:3] != size:
-            raise ValueError(
-                f"{episode.name} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so"
-            )
-        place = {"suite": suite, "task": task, "index": taken[key], "split": "train"}
-        seen = {}
-        if len(episode.cameras) > 1 and known is not None and known.robot_state is not None:
-            seen = {CAMERAS[WRIST_CAMERA]: episode.frames(0, 1, camera=WRIST_CAMERA), "state": known.robot_state[0]}
-        states.append(InitialState(frames, episode.instruction, **place, extra=seen))
-        taken[key] += 1
-    return states

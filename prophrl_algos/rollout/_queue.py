@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prophet_gym._checks import listed
-from prophet_gym.errors import WorkersLostError
+from prophet_gym.errors import ProcessLostError
 from prophrl_algos.rollout._collect import Rollouts
 from prophrl_algos.rollout._groups import GroupPlan
 
@@ -67,11 +67,11 @@ class Queue:
         return task
 
     def lose(self, task: Task, cause: str) -> None:
-        """Queue a task again whose worker has died; WorkersLostError if several have died with it."""
+        """Queue a task again whose worker has died; ProcessLostError if several have died with it."""
         if task not in self.attempts or task in self.results:
             return
         if self.attempts[task] >= MAX_ATTEMPTS:
-            raise WorkersLostError(
+            raise ProcessLostError(
                 f"{MAX_ATTEMPTS} workers were lost one after another with {task.groups}, the last because {cause}; "
                 "what is done is saved: give a worker less at once (--num-envs) or more memory, then run the same "
                 "command again"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from prophet_gym._checks import first_line
-from prophet_gym.errors import WorkersLostError
+from prophet_gym.errors import ProcessLostError
 from prophrl_algos.flow import FlowSchedule
 from prophrl_algos.rollout._cluster import LEAST_STORE, Cluster, RayOptions, fingerprint, packed, require_same, unpack
 from prophrl_algos.rollout._collect import Rollouts, progress_bar
@@ -128,7 +128,7 @@ class RayRollouts:
         """Return the groups of a plan for an update; with stale rollouts, workers have begun some of them before.
 
         Raises:
-            WorkersLostError: Workers die faster than they finish.
+            ProcessLostError: Workers die faster than they finish.
             ValueError: What a worker raised, or workers that differ from the learner.
         """
         began = time.perf_counter()
@@ -268,7 +268,7 @@ class RayRollouts:
         if task is not None:
             self._queue.lose(task, cause)
         if self._barren > 3 * self.options.workers:
-            raise WorkersLostError(
+            raise ProcessLostError(
                 f"{self._barren} workers were lost in a row and none finished anything, the last because {cause}: look "
                 "at memory and at the nodes, then run the same command again"
             )

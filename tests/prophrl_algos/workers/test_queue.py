@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.workers.toy import InTurn, make, twice_or_lost
-from prophet_gym.errors import WorkersLostError
+from prophet_gym.errors import ProcessLostError
 from prophrl_algos.rollout import Grouping, GroupPlan, Rollouts
 from prophrl_algos.rollout._queue import COLUMNS, MAX_ATTEMPTS, Queue, ledger_rows, parts_of
 
@@ -50,7 +50,7 @@ def test_groups_that_kill_every_worker_end_the_run():
     queue.add(parts_of(GroupPlan(2, 4), 2, 7))
     for _ in range(MAX_ATTEMPTS - 1):
         queue.lose(queue.take(), "it was killed")
-    with pytest.raises(WorkersLostError, match=re.escape("with groups 0, 1 of update 7, the last because of fire")):
+    with pytest.raises(ProcessLostError, match=re.escape("with groups 0, 1 of update 7, the last because of fire")):
         queue.lose(queue.take(), "of fire")
 
 

@@ -13,7 +13,7 @@ import torch
 from benchmarks.workers.chaos import MARK, differences, killed_run, left_behind, marked, problems
 from benchmarks.workers.chaos import Args as Chaos
 from benchmarks.workers.toy import GROUPS, make, processes_of, run_to, trainer_of, twice_or_lost
-from prophet_gym.errors import WorkersLostError
+from prophet_gym.errors import ProcessLostError
 from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import FA_GRPO_FORWARD
 from prophrl_algos.cli import main
@@ -126,7 +126,7 @@ def dying():
     [
         (broken, ValueError, "the folder of the world model is missing on this node"),
         (other, ValueError, r"worker on node \w+ has frozen weights \w+, not 00000000: install the same releases"),
-        (dying, WorkersLostError, r"4 workers were lost in a row and none finished anything, the last because"),
+        (dying, ProcessLostError, r"4 workers were lost in a row and none finished anything, the last because"),
     ],
 )
 def test_workers_that_cannot_work_end_the_run_with_one_error(cluster, made, error, message):
