@@ -2,7 +2,7 @@
 
     python -m benchmarks.policy_memory --out benchmarks/results/plan
     python -m benchmarks.policy_memory --device cuda --policies vla-adapter pi05 --out benchmarks/results/plan
-    python -m benchmarks.policy_memory --policies pi0 openvla-oft --train full --processes 2 8 --out DIR
+    python -m benchmarks.policy_memory --train full --processes 2 8 --out benchmarks/results/plan
 
 With `--processes` it also says what each GPU of so many holds, sharded (FSDP2) or not.
 

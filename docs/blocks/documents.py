@@ -80,6 +80,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "events": learning.events,
     "policy-memory": policies.memory,
     "scale": scale.scale,
+    "policy-shards": policies.shards,
     **ceiling.BLOCKS,
     **reach.BLOCKS,
     **reinforce.BLOCKS,

@@ -33,3 +33,23 @@ def memory() -> str:
         f"{args['microbatch']} chunks in a backward pass. `python -m benchmarks.policy_memory "
         "--out benchmarks/results/plan`; on the meta device, not on a GPU."
     )
+
+
+def shards() -> str:
+    """Return the memory of training all weights, on one GPU and in shards on several."""
+    found = [plan for policy in POLICIES if (plan := load(f"plan/{policy}_full.json")) is not None]
+    command = "`python -m benchmarks.policy_memory --train full --processes 2 8 --out benchmarks/results/plan`"
+    if not found:
+        return f"Not measured yet: {command}."
+    counts = list(found[0]["sharded"])
+    rows = [
+        [
+            plan["args"]["policy"],
+            f"{plan['trained'] / 1e9:.2f} G",
+            f"{plan['while_learning'] / 2**30:.0f}",
+            *(f"{plan['sharded'][count]['while_learning'] / 2**30:.0f}" for count in counts),
+        ]
+        for plan in found
+    ]
+    header = ["", "trained", "each, whole", *(f"each of {count}, sharded" for count in counts)]
+    return f"{markdown_table(header, rows)}\n\nPeak while learning, GiB. {command}, with the sizes above."

@@ -79,14 +79,13 @@ class Learner:
         """Keep sharded weights whole inside, where every process calls the policy as often as it needs to."""
         return gathered_weights(policy) if self.sharded else nullcontext()
 
-    def precision(self) -> AbstractContextManager[Any]:
-        """Return the launcher's mixed precision, of the policy alone."""
-        return nullcontext() if self.accelerator is None else self.accelerator.autocast()
-
     @property
-    def mixed(self) -> bool:
-        """Return whether the launcher asked for mixed precision."""
-        return self.accelerator is not None and self.accelerator.mixed_precision != "no"
+    def dtype(self) -> torch.dtype | None:
+        """Return the launcher's mixed precision, of the policy alone; ValueError if it is not bf16."""
+        mixed = "no" if self.accelerator is None else self.accelerator.mixed_precision
+        if mixed not in ("no", "bf16"):
+            raise ValueError(f"a policy learns in float32 or bf16, got mixed_precision={mixed}: launch with bf16 or no")
+        return torch.bfloat16 if mixed == "bf16" else None
 
     def gathered(self, value: Any) -> list[Any]:
         """Return plain data of all processes, in their order."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -109,9 +109,9 @@ class Trainer:
             InvalidStartError: The env starts from official initial states.
         """
         self.policy, self.optimizer, self.env, self.algorithm = policy, optimizer, env, algorithm
-        self.config, self.autocast = config or TrainerConfig(), autocast
+        self.config, self.learner = config or TrainerConfig(), learner or Learner()
         self.flowscale = flowscale or FlowScale(alpha=1.0)
-        self.learner, self.device = learner or Learner(), device_of(policy)
+        self.autocast, self.device = autocast or self.learner.dtype, device_of(policy)
         self.done = 0
         groups, rank, count = self.learner.share(self.config.groups), self.learner.rank, self.learner.size
         # Several processes that share a seed count past each other's numbers.
@@ -129,7 +129,7 @@ class Trainer:
         self.learner.begin(optimizer, *modules)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.reference = WeightCopy(policy, self.parameters) if self.config.beta > 0 else None
-        self.collector = collector or LocalRollouts(policy, env, self.schedule(), autocast)
+        self.collector = collector or LocalRollouts(policy, env, self.schedule(), self.autocast)
 
     def schedule(self) -> FlowSchedule:
         """Return how paths are sampled."""
@@ -137,7 +137,7 @@ class Trainer:
 
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
-        with self._precision(), self.learner.whole(self.policy):
+        with self.learner.whole(self.policy):
             rollouts = self.collector.collect(self.plan, seed=self.config.seed, update=self.done)
         with self.learner.watched(f"learning in update {self.done}"):
             metrics = {**self.update(rollouts), **rollouts.counts}
@@ -258,9 +258,7 @@ class Trainer:
         return torch.randperm(count, generator=shuffle)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        if self.autocast is None:
-            return self.learner.precision()
-        return torch.autocast(self.device.type, dtype=self.autocast)
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, dtype=self.autocast)
 
     def _score(self, obs: Obs, path: FlowPath, *, grad: bool = True) -> FlowScores:
         with self._precision():
@@ -273,8 +271,7 @@ class Trainer:
         path = self.algorithm.path(sampled, random_number(self.config.seed, 12, self.done))
         drift = 0.0
         # In low precision a velocity depends on the shapes of its batch, so old scores must be of the update's shapes.
-        plain = self.autocast is None and not self.learner.mixed
-        exact = plain and {each.dtype for each in self.policy.parameters()} == {torch.float32}
+        exact = self.autocast is None and {each.dtype for each in self.policy.parameters()} == {torch.float32}
         # Nor can the policy of a stale rollout be asked again: the ratio is against the scores that it gave itself.
         if path is not sampled or not (exact or rollouts.staleness):
             again = self._score_all(obs, path)

@@ -141,7 +141,16 @@ def test_fsdp_of_the_first_version_is_refused():
         Learner(launched)
 
 
-def test_one_process_makes_a_trainer_without_accelerate(tmp_path):
+def test_the_launchers_precision_is_the_policys():
+    launched = SimpleNamespace(process_index=0, num_processes=1, mixed_precision="bf16")
+    assert make(Learner(launched)).autocast is torch.bfloat16
+    assert make(Learner()).autocast is None
+    launched.mixed_precision = "fp16"
+    with pytest.raises(ValueError, match="float32 or bf16, got mixed_precision=fp16: launch with bf16 or no"):
+        make(Learner(launched))
+
+
+def test_one_process_has_no_others_in_its_state():
     trainer = make(Learner(), updates=1)
     assert trainer.iterate()["rollouts"] == 10.0
     assert "others" not in trainer.state_dict()
