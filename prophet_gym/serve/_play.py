@@ -81,9 +81,9 @@ def require_drivable(robot: "Embodiment") -> "Embodiment":
 class SimulatorSessions(Sessions):
     """Create sessions of one suite's simulator; it runs in a process of its own, since its pictures need one thread."""
 
-    def __init__(self, suite: str, size: int, limits: Limits) -> None:
+    def __init__(self, suite: str, size: int, chunk: int, limits: Limits) -> None:
         super().__init__({}, {}, limits)
-        self._suite, self._size = suite, size
+        self._suite, self._form = suite, {"size": size, "chunk": chunk}
 
     def _make(self, options: SessionOptions) -> "EpisodeVectorEnv":
         from prophet_gym.sims.env import SimulatorVectorEnv
@@ -91,11 +91,11 @@ class SimulatorSessions(Sessions):
         return SimulatorVectorEnv(
             self._suite,
             starts=options.starts,
-            size=self._size,
             max_episode_steps=options.max_episode_steps,
             autoreset_mode=options.autoreset_mode,
             cameras=options.cameras,
             workers=1,
+            **self._form,
         )
 
 
@@ -137,7 +137,8 @@ def page_routes(sessions: Sessions, robot: "Embodiment", name: str, beside: str 
             return failed(error)
         return Response(made, media_type="image/webp")
 
-    simulators = {suite: SimulatorSessions(suite, facts["frame_size"][0], sessions.limits) for suite in suites}
+    size, chunk = facts["frame_size"][0], facts["chunk"]
+    simulators = {suite: SimulatorSessions(suite, size, chunk, sessions.limits) for suite in suites}
     return [
         Route("/", index),
         Route("/about", tell),

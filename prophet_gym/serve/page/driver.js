@@ -5,38 +5,31 @@ const KEYS = {
   KeyT: "pitch+", KeyG: "pitch-", KeyC: "roll-", KeyV: "roll+",
 };
 const TURNS = { roll: 3, pitch: 4, yaw: 5 };
-const TURN = 0.5; // of a full turn's speed: the hand is hard to follow otherwise
-const REACH = 70; // pixels of a drag that are full speed
+const TURN = 0.5, REACH = 70; // speed of turns, whose full one is hard to follow; pixels of a drag that are full speed
 
 export class Driver {
   constructor(about, views, wake) {
-    Object.assign(this, { about, wake, held: new Set(), taps: new Set(), drag: { right: 0, away: 0, up: 0 }, closed: false });
-    this.wheel = 0;
+    Object.assign(this, { about, wake, held: new Set(), taps: new Set(), drag: { right: 0, away: 0, up: 0 }, closed: false, wheel: 0 });
     addEventListener("keydown", (event) => this.key(event, true));
     addEventListener("keyup", (event) => this.key(event, false));
     addEventListener("blur", () => this.held.clear());
     document.querySelectorAll("[data-command]").forEach((button) => {
-      const press = (on) => (event) => { if (event.button || (event.key && ![" ", "Enter"].includes(event.key))) return;
-        if (on || this.held.has(button.dataset.command)) this.hold(button.dataset.command, on); };
-      for (const name of ["pointerdown", "keydown"]) button.addEventListener(name, press(true));
-      for (const name of ["pointerup", "pointerleave", "pointercancel", "keyup", "blur"]) button.addEventListener(name, press(false));
-      // A click without a pointer or a key, as voice control and screen readers make it.
-      button.addEventListener("click", (event) => { if (!event.detail && !event.pointerType) this.tap(button.dataset.command); });
+      const { command } = button.dataset;
+      button.addEventListener("pointerdown", (event) => { if (!event.button) this.hold(command, true); });
+      for (const name of ["pointerup", "pointerleave", "pointercancel"]) button.addEventListener(name, () => this.hold(command, false));
+      // A click without a pointer: by a key, voice control or a screen reader.
+      button.addEventListener("click", (event) => { if (!event.detail) this.tap(command); });
       button.addEventListener("contextmenu", (event) => event.preventDefault());
     });
     document.querySelector("#gripper").addEventListener("click", () => this.grip());
-    views.addEventListener("pointerdown", (event) => {
-      if (event.target.tagName !== "CANVAS") return;
-      event.target.setPointerCapture(event.pointerId);
-      this.from = event;
-      this.changed();
-    });
+    views.addEventListener("pointerdown", (event) => event.target.closest("canvas")?.setPointerCapture((this.from = event).pointerId));
     views.addEventListener("pointermove", (event) => this.from?.pointerId === event.pointerId && this.pull(event));
-    for (const name of ["pointerup", "pointercancel"]) {
-      views.addEventListener(name, () => { this.from = null; this.drag = { right: 0, away: 0, up: 0 }; });
-    }
-    views.addEventListener("wheel", (event) => { event.preventDefault(); this.wheel = -Math.sign(event.deltaY) * 3; this.changed(); },
-      { passive: false });
+    views.addEventListener("lostpointercapture", () => { this.from = null; this.drag = { right: 0, away: 0, up: 0 }; });
+    views.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      this.wheel = -Math.sign(event.deltaY) * 3; // steps
+      this.changed();
+    }, { passive: false });
   }
 
   get active() {
@@ -45,13 +38,11 @@ export class Driver {
 
   key(event, on) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, select")) return;
-    if (event.code === "Space" && !event.target.closest?.("button, summary")) {
-      event.preventDefault();
-      if (on && !event.repeat) this.grip();
-    } else if (KEYS[event.code]) {
-      event.preventDefault();
-      if (!event.repeat) this.hold(KEYS[event.code], on);
-    }
+    const grips = event.code === "Space" && !event.target.closest?.("button, summary");
+    if (!grips && !KEYS[event.code]) return;
+    event.preventDefault();
+    if (event.repeat) return;
+    if (!grips) this.hold(KEYS[event.code], on); else if (on) this.grip();
   }
 
   hold(command, on) {
@@ -62,12 +53,17 @@ export class Driver {
   // What is pressed for less than a step still counts for one.
   tap(command) { this.taps.add(command); this.changed(); }
 
-  grip(closed = !this.closed) {
-    if (closed === this.closed) return;
-    this.closed = closed;
+  grip() {
+    this.rest(!this.closed);
     this.gripped = true;
-    document.querySelector("#gripper").setAttribute("aria-pressed", closed);
     this.changed();
+  }
+
+  // Nothing is asked for, with the gripper as it is.
+  rest(closed) {
+    this.closed = closed;
+    this.gripped = this.since = undefined;
+    document.querySelector("#gripper").setAttribute("aria-pressed", closed);
   }
 
   changed() { this.since ??= performance.now(); this.wake(); }
@@ -76,6 +72,7 @@ export class Driver {
     const part = (pixels) => Math.max(-1, Math.min(1, Math.abs(pixels) < 5 ? 0 : pixels / REACH));
     const away = part(this.from.clientY - event.clientY);
     this.drag = event.shiftKey ? { right: 0, away: 0, up: away } : { right: part(event.clientX - this.from.clientX), away, up: 0 };
+    this.changed();
   }
 
   pad() {

@@ -18,14 +18,11 @@ const hand = (world) => (frame) => { const seen = world()?.hands; return seen?.[
 const worlds = [["Dream", () => branch], ...(about.beside.length ? [["Simulator", () => branch?.beside]] : [])];
 const views = worlds.flatMap(([label, world]) => [[label, every(world)], ...(both ? [[`${label}, hand`, hand(world)]] : [])])
   .map(([label, at]) => {
-    const figure = document.createElement("figure"), canvas = document.createElement("canvas");
-    Object.assign(canvas, { width, height, tabIndex: 0, ariaLabel: `${label}: drag to drive` });
-    canvas.setAttribute("role", "img");
-    figure.innerHTML = "<figcaption></figcaption>";
-    figure.firstChild.textContent = label;
-    $("views").append(figure);
-    figure.append(canvas);
-    return { label, at, context: canvas.getContext("2d"), image: new ImageData(width, height) };
+    const figure = $("views").appendChild(document.createElement("figure"));
+    figure.innerHTML = `<figcaption>${label}</figcaption><canvas role="img" tabindex="0" aria-label="${label}: drag to drive"></canvas>`;
+    const canvas = Object.assign(figure.lastChild, { width, height });
+    const image = new ImageData(new Uint8ClampedArray(4 * width * height).fill(255), width, height);
+    return { label, at, image, context: canvas.getContext("2d", { willReadFrequently: true }) };
   });
 $("views").classList.toggle("many", views.length > 1);
 $("model").textContent = about.name;
@@ -36,16 +33,12 @@ function draw() {
   for (const { at: frameAt, context, image } of views) {
     const pixels = frameAt(at);
     if (!pixels) continue;
-    for (let from = 0, to = 0; from < size; to += 4) {
-      image.data[to] = pixels[from++]; image.data[to + 1] = pixels[from++]; image.data[to + 2] = pixels[from++]; image.data[to + 3] = 255;
-    }
+    for (let from = 0, to = 0; from < size; to++) if (to % 4 < 3) image.data[to] = pixels[from++];
     context.putImageData(image, 0, 0);
   }
-  $("seek").max = branch.frames.length - 1;
-  $("seek").value = at;
-  $("frame").value = `${at} of ${branch.frames.length - 1}`;
-  if (plotted === `${chunk} ${branch.chunks.length}`) return;
-  plotted = `${chunk} ${branch.chunks.length}`;
+  Object.assign($("seek"), { max: branch.frames.length - 1, value: at });
+  $("frame").textContent = `${at} of ${branch.frames.length - 1}`;
+  if (plotted === (plotted = `${branches.indexOf(branch)} ${chunk} ${branch.chunks.length}`)) return;
   for (const name of ["uncertainty", "reward"]) {
     $(name).value = Number.isFinite(told?.[name]) ? told[name].toPrecision(3) : "–";
     plot($(`${name}-plot`), branch.chunks.map((each) => each[name]), chunk, name);
@@ -71,8 +64,8 @@ async function alone(work) { // one thing at a time, and no step meanwhile
 
 // Take the chunk's frames and what is told of it into a world's record.
 function record(world, found) {
-  const { frames } = found.info, count = about.chunk;
-  for (let place = 0; place < count; place++) {
+  const { frames } = found.info;
+  for (let place = 0; place < about.chunk; place++) {
     world.frames.push(frames ? frames.data.subarray(place * size, (place + 1) * size) : world.frames.at(-1));
   }
   world.hands.push(found.observation.wrist_image?.data);
@@ -83,7 +76,7 @@ const saved = () => dream.ask("snapshot").then(({ states }) => new Blob([states[
 const copied = (world, chunks) => ({ frames: world.frames.slice(0, 1 + chunks * about.chunk), hands: world.hands.slice(0, 1 + chunks), done: false });
 
 async function open(channel, path, split) {
-  if (channel?.split === split && channel.path === path && channel.socket.readyState === WebSocket.OPEN) return channel;
+  if (channel?.split === split && channel.path === path && channel.usable) return channel;
   channel?.close();
   const made = Object.assign(new Channel(path), { split, path });
   await made.ask("create", { max_episode_steps: about.horizon, autoreset_mode: "Disabled", starts: split, cameras: about.cameras });
@@ -97,8 +90,7 @@ async function begin() {
   dream = await open(dream, "/ws", split);
   branch = { ...opened(await dream.ask("reset", { seed: 0, options: { start: index } })), chunks: [], snapshots: [saved()] };
   branches = [branch];
-  driver.grip(false);
-  driver.gripped = driver.since = undefined;
+  driver.rest(false);
   if (about.beside.includes(start.suite)) branch.beside = opened(await placed());
   shown(0);
   say(`${start.instruction}. Press a key, drag on the image, or press Drive.`);
@@ -127,37 +119,45 @@ async function resume(chosen, chunks, forked) {
   if (forked) branches.push(branch); else branches[branches.indexOf(chosen)] = branch;
   if (branch.beside) {
     await placed();
-    for (const { actions } of branch.chunks) branch.beside.done = (await simulator.ask("step", { actions: [actions] })).terminated.data[0] > 0;
+    for (const { actions } of branch.chunks) {
+      const found = await simulator.ask("step", { actions: [actions] });
+      branch.beside.done ||= found.terminated.data[0] > 0;
+    }
   }
   const last = branch.chunks.at(-1)?.actions.at(-1);
-  driver.grip(Boolean(last) && last.at(-1) === about.gripper.closed);
-  driver.gripped = driver.since = undefined;
+  driver.rest(last?.at(-1) === about.gripper.closed);
   shown(branch.frames.length - 1);
   say(branch.done ? "This episode has ended." : `From frame ${state.shown}: press a key to drive on.`);
 }
 
 async function advance(sampled) {
-  const actions = Array.from({ length: about.chunk }, (_, place) => sampled[Math.min(place, sampled.length - 1)].action);
+  const actions = sampled.map(({ action }) => action);
   const began = performance.now(), own = branch;
   if (own.beside) {
     state.behind++;
     simulator.ask("step", { actions: [actions] }).then((found) => record(own.beside, found))
-      .catch((error) => say(error.message, "wrong")).finally(() => state.behind--);
+      .catch((error) => say(error.message, "wrong")).finally(() => { state.behind--; waiting(); });
   }
   const found = await dream.ask("step", { actions: [actions] });
-  delays = [...delays.slice(-4), performance.now() - began];
+  delays = [...delays.slice(-4), performance.measure("chunk", { start: began }).duration];
   state.lead = Math.min(about.chunk - 1, Math.ceil(Math.max(...delays) / step));
   record(own, found);
   own.chunks.push({ actions, reward: found.reward.data[0], uncertainty: found.info.uncertainty?.data[0],
     since: sampled.map(({ since }) => since) });
   own.snapshots.push(saved());
+  if (!state.playing) draw();
 }
 
+const waiting = () => { $("views").dataset.waiting = Number(state.asked) + state.behind; };
+const sample = () => driver.sample(start, Number($("speed").value));
+
 function send() {
-  const sampled = queue;
+  const sampled = [...queue], held = queue.length < about.chunk && sample();
+  while (sampled.length < about.chunk) sampled.push(held);
   queue = [];
   state.asked = true;
-  state.pending = advance(sampled).catch((error) => { play(false); say(error.message, "wrong"); }).finally(() => { state.asked = false; });
+  state.pending = advance(sampled).catch((error) => { play(false); say(error.message, "wrong"); }).finally(() => { state.asked = false; waiting(); });
+  waiting();
 }
 
 function tick() {
@@ -169,26 +169,28 @@ function tick() {
     ticks = [...ticks.filter((each) => each > now - 2000), now];
     const chunk = branch.chunks[Math.ceil(state.shown / about.chunk) - 1], since = chunk?.since.shift();
     if (since) delay = performance.measure("input to frame", { start: since, end: now }).duration;
-    $("views").dataset.frames = 1 + Number($("views").dataset.frames ?? 0);
-  } else if (state.asked) $("views").dataset.late = 1 + Number($("views").dataset.late ?? 0);
+    count("frames");
+  } else if (state.asked) count("late");
   const left = branch.frames.length - 1 - state.shown;
+  if (over() && left) return;
   if (over()) {
-    if (left) return;
     play(false);
     say(branch.chunks.length >= MOST ? "Two minutes are over: restart, or go back." : branch.chunks.at(-1).reward > 0
       ? "The reward model finds the task done. Go back, or restart." : "The episode has ended. Go back, or restart.", "done");
     return;
   }
-  // The actions of a chunk are those from its predecessor's first frame on; while it is generated, the last one is held.
+  // The actions of a chunk are those from its predecessor's first frame on; while it is generated, what is held stays.
   if (state.asked || left >= about.chunk || ($("still").checked && !driver.active && !queue.length)) return;
   if (queue.length === about.chunk) queue.pop();
-  queue.push(driver.sample(start, Number($("speed").value)));
+  queue.push(sample());
   if (left <= state.lead && state.behind < 2) send();
 }
 
+const count = (name) => { $("views").dataset[name] = 1 + Number($("views").dataset[name] ?? 0); };
+
 function pace() {
-  if (!ticks.length) return;
-  const rate = ticks.length > 1 ? 1000 * (ticks.length - 1) / (ticks.at(-1) - ticks[0]) : 0;
+  if (ticks.length < 2) return;
+  const rate = 1000 * (ticks.length - 1) / (ticks.at(-1) - ticks[0]);
   $("pace").textContent = `${rate.toFixed(1)} of ${about.fps} frames/s; ${Math.round(delays.at(-1) ?? 0)} ms to dream a chunk of ${about.chunk}; `
     + `${Number.isFinite(delay) ? `${(delay / 1000).toFixed(2)} s from input to frame` : "no input yet"}`
     + `${branch?.beside?.done ? "; done in the simulator" : ""}`;
@@ -226,8 +228,9 @@ $("start").addEventListener("change", () => alone(begin));
 $("restart").addEventListener("click", () => alone(begin));
 $("play").addEventListener("click", () => { if (!state.busy && !over()) play(!state.playing); });
 $("seek").addEventListener("input", () => { play(false); state.shown = Number($("seek").value); draw(); });
-$("rewind").addEventListener("click", () => alone(() => resume(branch, Math.floor(state.shown / about.chunk), false)));
-$("fork").addEventListener("click", () => alone(() => resume(branch, Math.floor(state.shown / about.chunk), true)));
+for (const name of ["rewind", "fork"]) {
+  $(name).addEventListener("click", () => alone(() => resume(branch, Math.floor(state.shown / about.chunk), name === "fork")));
+}
 $("branch").addEventListener("change", () => alone(() => resume(branches[$("branch").value], branches[$("branch").value].chunks.length, false)));
 $("clip").addEventListener("click", () => alone(clip));
 addEventListener("keydown", (event) => { if (event.code === "Escape") play(false); });
@@ -236,7 +239,7 @@ addEventListener("pagehide", () => { dream?.close(); simulator?.close(); });
 let due = 0;
 (function loop(now) {
   requestAnimationFrame(loop);
-  driver.pad();
+  if (driver.pad().busy) driver.wake();
   if (now < due) return;
   due = Math.max(due + step, now - step);
   tick();

@@ -41,6 +41,8 @@ export function pack(message) {
   return body;
 }
 
+const GONE = "The server is gone. Start prophet play again, and load this page again.";
+
 // One session over one WebSocket, which answers in the order in which it is asked.
 export class Channel {
   constructor(path) {
@@ -50,8 +52,7 @@ export class Channel {
     this.open = new Promise((done, fail) => {
       this.socket.onopen = done;
       this.socket.onclose = () => {
-        const gone = new Error("The server is gone. Start prophet play again, and load this page again.");
-        [{ fail }, ...this.waiting.splice(0)].forEach((each) => each.fail(gone));
+        [{ fail }, ...this.waiting.splice(0)].forEach((each) => each.fail(new Error(GONE)));
       };
     });
     this.open.catch(() => {});
@@ -61,9 +62,11 @@ export class Channel {
     };
   }
 
+  get usable() { return this.socket.readyState === WebSocket.OPEN; }
+
   async ask(act, message = {}) {
     await this.open;
-    if (this.socket.readyState !== WebSocket.OPEN) throw new Error("The server is gone. Start prophet play again.");
+    if (!this.usable) throw new Error(GONE);
     this.socket.send(pack({ act, session: this.session ?? "", ...message }));
     const answer = await new Promise((done, fail) => this.waiting.push({ done, fail }));
     if (act === "create") this.session = answer.session;
@@ -72,8 +75,6 @@ export class Channel {
 
   // What is sent before the page goes is still delivered.
   close() {
-    if (this.session && this.socket.readyState === WebSocket.OPEN) this.socket.send(pack({ act: "close", session: this.session }));
-    this.waiting.push({ done() {}, fail() {} });
-    this.session = null;
+    if (this.usable) this.ask("close").catch(() => {});
   }
 }
