@@ -55,6 +55,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-training": speed.training,
     "speed-full-chunk": speed.full_chunk,
     "remote": speed.remote,
+    "play": speed.play,
     "checkpoint": dream.checkpoint,
     "instruments": dream.instruments,
     "dual-conditioning": dream.dual_conditioning,

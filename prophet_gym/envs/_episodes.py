@@ -20,6 +20,7 @@ from prophet_gym.envs._options import row_seeds
 from prophet_gym.envs._plain import PlainSpec
 from prophet_gym.envs._require import require_actions, require_open
 from prophet_gym.envs._sub_env import Row, Usage, as_array
+from prophet_gym.errors import UnknownOptionError
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA, STATE_NAMES, ActionSpec
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
@@ -77,7 +78,8 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         if max_episode_steps is not None:
             max_episode_steps = require_count("max_episode_steps counts chunks and", max_episode_steps)
         if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
-            raise unknown_option("render mode", render_mode, RENDER_MODES)
+            advice = "; `prophet play` shows and drives a dream in the browser" if render_mode == "human" else ""
+            raise UnknownOptionError(f"{unknown_option('render mode', render_mode, RENDER_MODES)}{advice}")
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
         except ValueError as error:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -75,18 +75,30 @@ class Guard:
             told = (
                 f"the server speaks protocol {PROTOCOL} (prophet-gym {version('prophet-gym')}), the client {protocol!r}"
             )
-            return _failed(RefusedError(426, f"{told}: install the same version on both sides"))
+            return failed(RefusedError(426, f"{told}: install the same version on both sides"))
         origin = headers.get("origin")
         # A browser sends what it knows of this server with requests of any page.
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            return _failed(RefusedError(403, f"requests of pages from elsewhere are refused, got one from {origin!r}"))
-        if scope["path"] == "/health" or hmac.compare_digest(_secret(headers.get("authorization", "")), self._token):
+            return failed(RefusedError(403, f"requests of pages from elsewhere are refused, got one from {origin!r}"))
+        if scope["path"] == "/health" or any(hmac.compare_digest(each, self._token) for each in _secrets(scope)):
             return None
-        refusal = _failed(
-            RefusedError(401, "the token of the server is needed: the header Authorization: Bearer TOKEN")
-        )
+        refusal = failed(RefusedError(401, "the token of the server is needed: the header Authorization: Bearer TOKEN"))
         refusal.headers["WWW-Authenticate"] = "Basic"  # a browser asks for it: any name, the token as the password
         return refusal
+
+
+def cookie_name(scope: Scope) -> str:
+    """Return the name of the cookie that holds the token: browsers keep one for all ports of a host."""
+    return f"prophet-{scope['server'][1]}"
+
+
+def _secrets(scope: Scope) -> Iterator[bytes]:
+    """Yield what a request gives as the token: a header, a cookie, or, for the page alone, a part of the address."""
+    asked = HTTPConnection(scope)
+    yield _secret(asked.headers.get("authorization", ""))
+    yield asked.cookies.get(cookie_name(scope), "").encode()
+    if scope["type"] == "http" and scope["path"] == "/":
+        yield asked.query_params.get("token", "").encode()
 
 
 def _secret(authorization: str) -> bytes:
@@ -132,11 +144,11 @@ class Service:
         act = request.path_params.get("act") or ("close" if request.method == "DELETE" else "create")
         name = request.path_params.get("session", "")
         try:
-            body = await self._body(request)
+            body = await self.body(request)
             message = _message(request.headers.get("content-type", ""), body)
             answer = await self.sessions.answer(act, name, message, body)
         except Exception as error:
-            return _failed(error)
+            return failed(error)
         status = 201 if act == "create" else 200
         if request.headers.get("accept") == JSON:
             return JSONResponse(as_json(unpack(answer)), status)
@@ -166,7 +178,7 @@ class Service:
         except Exception as error:
             return pack({"status": status_of(error), "error": failure(error)})
 
-    async def _body(self, request: Request) -> bytes:
+    async def body(self, request: Request) -> bytes:
         """Return the body; RefusedError for one that is too large, or too slow."""
         body = bytearray()
         try:
@@ -196,7 +208,8 @@ def _message(kind: str, body: bytes) -> dict[str, Any]:
     return message
 
 
-def _failed(error: Exception) -> Response:
+def failed(error: Exception) -> Response:
+    """Return the answer to a request that led to an error."""
     return JSONResponse({"status": status_of(error), "error": failure(error)}, status_of(error))
 
 

@@ -16,7 +16,7 @@ from prophet_gym._batches import concat_batches
 from prophet_gym.world_model import Footage
 
 CALLS = ("encode", "encode_initial_states", "rollout", "advance", "decode", "uncertainty")
-CALLS += ("read_gripper", "read_wrist", "read_robot_state", "score", "score_on_demand")
+CALLS += ("read_gripper", "read_wrist", "read_robot_state", "read_state_error", "score", "score_on_demand")
 """What a world model or a reward model is asked, in which element i of every output is of element i of every input."""
 FACTS = ("chunk", "frame_size", "action_dim", "decodable", "when", "stride", "max_frames")
 RECENT = 1.0

@@ -1,12 +1,16 @@
 """`prophet serve`: offer a world model to other programs and machines, as an env over HTTP and WebSocket."""
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from prophet_gym._arguments import Whole, WorldModelOptions, resolved_device
-from prophet_gym.serve._sessions import Limits
+from prophet_gym.serve._sessions import Limits, Sessions
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,16 @@ class Args(WorldModelOptions, Limits):
 
 
 def main(args: Args) -> None:
+    serve(args, "serve")
+
+
+def serve(
+    args: Args,
+    name: str,
+    routes: Callable[[Sessions], Sequence["BaseRoute"]] = lambda _: (),
+    ready: Callable[[str, str], None] | None = None,
+) -> None:
+    """Run the server, with more `routes`; `ready` is told its address and token once it listens."""
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.factory import EnvOptions
     from prophet_gym.serve._server import is_loopback, listen, load_sessions, make_server, read_token
@@ -40,15 +54,18 @@ def main(args: Args) -> None:
         options = EnvOptions(
             weights=args.world_model, embodiment=robot, reward=reward, device=device, engine=args.engine
         )
-        server = make_server(load_sessions(options, args), token)
+        sessions = load_sessions(options, args)
+        server = make_server(sessions, token, routes(sessions))
         host, port = socket.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
-        print(f"prophet serve: {args.world_model} at http://{host}:{port}")
+        print(f"prophet {name}: {args.world_model} at http://{host}:{port}")
         print(f"token: {token if args.token_file is None else f'in {args.token_file}'}", flush=True)
         if not is_loopback(args.host):
             print(
                 "What is sent can be read on the way: use it inside a trusted network, an SSH tunnel or TLS.",
                 flush=True,
             )
+        if ready is not None:
+            ready(f"http://{host}:{port}", token)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[socket])

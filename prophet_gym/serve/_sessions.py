@@ -18,10 +18,12 @@ import torch
 from prophet_gym._arguments import Arguments, Items, NotNegative, Positive
 from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.envs import InitialStates, ProphetVectorEnv
+from prophet_gym.envs._episodes import EpisodeVectorEnv
 from prophet_gym.envs._plain import require_tasks
 from prophet_gym.errors import ProphetError
 from prophet_gym.serve._batching import Batcher
 from prophet_gym.serve._messages import SessionOptions, pack
+from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 
 _MS = 1000
 
@@ -54,7 +56,7 @@ class Limits(Arguments):
 class Session:
     """Hold an env, the number of its last step, and what was answered to it."""
 
-    envs: ProphetVectorEnv
+    envs: EpisodeVectorEnv
     name: str = field(default_factory=lambda: secrets.token_hex(16))
     step_id: int = 0
     asked: bytes = b""
@@ -63,12 +65,12 @@ class Session:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-def _reset(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
+def _reset(envs: EpisodeVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
     observation, info = envs.reset(seed=message.get("seed"), options=message.get("options"))
     return {"observation": observation, "info": info}
 
 
-def _step(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
+def _step(envs: EpisodeVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
     observation, rewards, terminated, truncated, info = envs.step(message.get("actions", ()))
     ends = {"reward": rewards, "terminated": terminated, "truncated": truncated}
     return {"observation": observation, "info": info} | ends
@@ -95,6 +97,7 @@ class Sessions:
     Attributes:
         counts: Requests by what was asked and the status of the answer.
         seconds: Seconds that they took, by what was asked.
+        parts: What the envs share; the calls of its models are merged.
     """
 
     def __init__(self, parts: Mapping[str, Any], starts: Mapping[str, InitialStates], limits: Limits) -> None:
@@ -102,7 +105,7 @@ class Sessions:
         self.limits, self.starts = limits, starts
         self.batcher = Batcher(limits.window_ms / _MS, limits.batch_size)
         merged = {name: self.batcher.merged(parts.get(name)) for name in ("world_model", "reward_model")}
-        self._parts = {name: part for name, part in parts.items() if name in ("action_spec", "fps")} | merged
+        self.parts = {name: part for name, part in parts.items() if name in ("action_spec", "fps")} | merged
         self._open: dict[str, Session] = {}
         # As many threads as sessions: those that wait for a batch must not keep others from joining it.
         self._threads = ThreadPoolExecutor(limits.sessions, "prophet-session")
@@ -170,14 +173,19 @@ class Sessions:
             raise RefusedError(503, f"all {self.limits.sessions} sessions are taken; close one, or try again later")
         if require_count("num_envs", options.num_envs) > self.limits.batch_size:
             raise ValueError(f"num_envs must be at most {self.limits.batch_size} here, got {options.num_envs}")
+        session = Session(self._make(options))
+        self._open[session.name] = session
+        space, seen = session.envs.single_action_space, session.envs.single_observation_space
+        assert isinstance(space, gym.spaces.Box)
+        assert isinstance(seen, gym.spaces.Dict)
+        size = list(seen[CAMERAS[FIRST_CAMERA]].shape or ())[:2]
+        told = {"low": space.low, "high": space.high, "frame_size": size, "fps": session.envs.fps}
+        return told | {"session": session.name}
+
+    def _make(self, options: SessionOptions) -> EpisodeVectorEnv:
         chosen = asdict(options) | {"starts": self._initial_states(options.starts, options.tasks)}
         del chosen["tasks"]
-        session = Session(ProphetVectorEnv(**chosen, **self._parts))
-        self._open[session.name] = session
-        space, model = session.envs.single_action_space, session.envs.world_model
-        assert isinstance(space, gym.spaces.Box)
-        told = {"low": space.low, "high": space.high, "frame_size": list(model.frame_size), "fps": session.envs.fps}
-        return told | {"session": session.name}
+        return ProphetVectorEnv(**chosen, **self.parts)
 
     async def _close(self, name: str) -> None:
         session = self._session(name)

@@ -20,6 +20,7 @@ from prophet_gym.serve import RemoteProphetVectorEnv
 from prophet_gym.serve._server import listen, make_server
 from prophet_gym.serve._sessions import Limits, Sessions
 from prophet_gym.testing import CountingWorldModel, counting_starts
+from tests.browser import CHROMIUM, chromium
 
 TOKEN = "a-token-of-the-tests-0123456789"
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ class Running:
         self.port = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.envs = []
-        self.server = make_server(self.sessions, TOKEN, routes)
+        self.server = make_server(self.sessions, TOKEN, routes(self.sessions) if callable(routes) else routes)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()
         wait_until(lambda: self.server.started)
@@ -116,6 +117,15 @@ def shared(everyones, monkeypatch):
 @pytest.fixture
 def server(running):
     return running()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """`browser.open(address, width)`; skipped where there is no Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium, which no requirement brings: apt-get install chromium")
+    with chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

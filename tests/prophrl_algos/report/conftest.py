@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from prophrl_algos.cli import main
-from tests.prophrl_algos.report.browser import CHROMIUM, chromium
+from tests.browser import CHROMIUM, chromium
 
 BANDIT = [
     "train",

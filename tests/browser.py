@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,20 +40,36 @@ class Page:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def open(self, path: Path, width: int, *, dark: bool = False) -> None:
-        """Load a file in a window of this width, of a phone if it is narrow."""
+    def open(self, page: Path | str, width: int, *, dark: bool = False, still: bool = False) -> None:
+        """Load a file or an address in a window of this width, of a phone if it is narrow; `still`: reduced motion."""
         self.events.clear()
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        wanted = {
+            "prefers-color-scheme": "dark" if dark else "light",
+            "prefers-reduced-motion": "reduce" if still else "no-preference",
+        }
+        features = [{"name": name, "value": value} for name, value in wanted.items()]
+        self.call("Emulation.setEmulatedMedia", features=features)
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
     def value(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def key(self, code: str, name: str, *, down: bool) -> None:
+        """Press or release a key, by its place on the keyboard and what it types."""
+        self.call("Input.dispatchKeyEvent", type="keyDown" if down else "keyUp", code=code, key=name)
+
+    def wait(self, expression: str, seconds: float = 30) -> Any:
+        """Return the value of an expression once it is true."""
+        end = time.monotonic() + seconds
+        while not (found := self.value(expression)):
+            assert time.monotonic() < end, f"it did not happen in time: {expression}"
+            time.sleep(0.02)
+        return found
 
     def screenshot(self, path: Path) -> None:
         """Write an image of the whole page."""

@@ -1,0 +1,1 @@
+"""How fast `prophet play` is, and a film of it."""

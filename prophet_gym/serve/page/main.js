@@ -1,0 +1,249 @@
+// The page of `prophet play`: it samples what the user does at the robot's rate, sends a chunk of it, and shows the frames
+// of the chunk at the same rate while the next one is sampled.
+import { Driver } from "./driver.js";
+import { plot } from "./plot.js";
+import { Channel, pack } from "./wire.js";
+
+const MOST = 300; // chunks of an episode: all of its frames are kept
+const $ = (id) => document.getElementById(id);
+const about = await (await fetch("/about")).json();
+const step = 1000 / about.fps, [height, width] = about.frame_size, size = 3 * height * width, both = about.cameras.length > 1;
+const state = { playing: false, busy: true, asked: false, shown: 0, lead: 0, behind: 0 };
+const driver = new Driver(about, $("views"), () => { if (!state.playing && !state.busy && !over()) play(true); });
+let dream, simulator, start, branch, branches = [], queue = [], delays = [], ticks = [], delay = NaN, plotted;
+
+// Where a view's frame comes from: images of every frame, or of the hand, which is seen once a chunk.
+const every = (world) => (frame) => world()?.frames[Math.min(frame, world().frames.length - 1)];
+const hand = (world) => (frame) => { const seen = world()?.hands; return seen?.[Math.min(Math.floor(frame / about.chunk), seen.length - 1)]; };
+const worlds = [["Dream", () => branch], ...(about.beside.length ? [["Simulator", () => branch?.beside]] : [])];
+const views = worlds.flatMap(([label, world]) => [[label, every(world)], ...(both ? [[`${label}, hand`, hand(world)]] : [])])
+  .map(([label, at]) => {
+    const figure = $("views").appendChild(document.createElement("figure"));
+    figure.innerHTML = `<figcaption>${label}</figcaption><canvas role="img" tabindex="0" aria-label="${label}: drag to drive"></canvas>`;
+    const canvas = Object.assign(figure.lastChild, { width, height });
+    const image = new ImageData(new Uint8ClampedArray(4 * width * height).fill(255), width, height);
+    return { label, at, image, context: canvas.getContext("2d", { willReadFrequently: true }) };
+  });
+$("views").classList.toggle("many", views.length > 1);
+$("model").textContent = about.name;
+$("still").checked = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+function draw() {
+  const at = state.shown, chunk = Math.max(0, Math.ceil(at / about.chunk) - 1), told = branch.chunks[chunk];
+  for (const { at: frameAt, context, image } of views) {
+    const pixels = frameAt(at);
+    if (!pixels) continue;
+    for (let from = 0, to = 0; from < size; to++) if (to % 4 < 3) image.data[to] = pixels[from++];
+    context.putImageData(image, 0, 0);
+  }
+  Object.assign($("seek"), { max: branch.frames.length - 1, value: at });
+  $("frame").textContent = `${at} of ${branch.frames.length - 1}`;
+  if (plotted === (plotted = `${branches.indexOf(branch)} ${chunk} ${branch.chunks.length}`)) return;
+  for (const name of ["uncertainty", "reward"]) {
+    $(name).value = Number.isFinite(told?.[name]) ? told[name].toPrecision(3) : "–";
+    plot($(`${name}-plot`), branch.chunks.map((each) => each[name]), chunk, name);
+  }
+}
+
+function say(text, kind = "") { if ($("say").textContent !== text) $("say").textContent = text; $("say").className = kind; }
+const over = () => branch && (branch.done || branch.chunks.length >= MOST);
+function play(on) {
+  state.playing = on &&= Boolean(branch);
+  queue = [];
+  $("play").textContent = on ? "Pause" : "Drive";
+  if (on) say(`${start.instruction}.`);
+}
+
+async function alone(work) { // one thing at a time, and no step meanwhile
+  if (state.busy) return;
+  state.busy = true;
+  play(false);
+  try { await state.pending; await work(); } catch (error) { say(error.message, "wrong"); }
+  state.busy = false;
+}
+
+// Take the chunk's frames and what is told of it into a world's record.
+function record(world, found) {
+  const { frames } = found.info;
+  for (let place = 0; place < about.chunk; place++) {
+    world.frames.push(frames ? frames.data.subarray(place * size, (place + 1) * size) : world.frames.at(-1));
+  }
+  world.hands.push(found.observation.wrist_image?.data);
+  world.done ||= Boolean(found.terminated.data[0] || found.truncated.data[0]);
+}
+const opened = (found) => ({ frames: [found.observation.image.data], hands: [found.observation.wrist_image?.data], done: false });
+const saved = () => dream.ask("snapshot").then(({ states }) => new Blob([states[0]])); // a browser may put it on its disk
+const copied = (world, chunks) => ({ frames: world.frames.slice(0, 1 + chunks * about.chunk), hands: world.hands.slice(0, 1 + chunks), done: false });
+
+async function open(channel, path, split) {
+  if (channel?.split === split && channel.path === path && channel.usable) return channel;
+  channel?.close();
+  const made = Object.assign(new Channel(path), { split, path });
+  await made.ask("create", { max_episode_steps: about.horizon, autoreset_mode: "Disabled", starts: split, cameras: about.cameras });
+  return made;
+}
+
+async function begin() {
+  const split = $("split").value, index = Number($("start").value);
+  say("Beginning …");
+  start = about.starts[split][index];
+  dream = await open(dream, "/ws", split);
+  branch = { ...opened(await dream.ask("reset", { seed: 0, options: { start: index } })), chunks: [], snapshots: [saved()] };
+  branches = [branch];
+  driver.rest(false);
+  if (about.beside.includes(start.suite)) branch.beside = opened(await placed());
+  shown(0);
+  say(`${start.instruction}. Press a key, drag on the image, or press Drive.`);
+}
+
+// Begin in the simulator where the dream began.
+async function placed() {
+  simulator = await open(simulator, `/simulator/${start.suite}`, $("split").value);
+  return simulator.ask("reset", { seed: 0, options: { task: start.task, start: about.placements[simulator.split] + start.index } });
+}
+
+function shown(frame) {
+  state.shown = frame;
+  $("branch").replaceChildren(...branches.map((each, place) => new Option(`${place + 1}`, place, false, each === branch)));
+  draw();
+}
+
+// Return to a moment of an episode: the dream from its snapshot, the simulator by doing the same again.
+async function resume(chosen, chunks, forked) {
+  say("Going back …");
+  const bytes = new Uint8Array(await (await chosen.snapshots[chunks]).arrayBuffer());
+  await dream.ask("restore", { states: [bytes] });
+  const whole = chunks === chosen.chunks.length;
+  branch = whole && !forked ? chosen : { ...copied(chosen, chunks), chunks: chosen.chunks.slice(0, chunks),
+    snapshots: chosen.snapshots.slice(0, chunks + 1), beside: chosen.beside && copied(chosen.beside, chunks) };
+  if (forked) branches.push(branch); else branches[branches.indexOf(chosen)] = branch;
+  if (branch.beside) {
+    await placed();
+    for (const { actions } of branch.chunks) {
+      const found = await simulator.ask("step", { actions: [actions] });
+      branch.beside.done ||= found.terminated.data[0] > 0;
+    }
+  }
+  const last = branch.chunks.at(-1)?.actions.at(-1);
+  driver.rest(last?.at(-1) === about.gripper.closed);
+  shown(branch.frames.length - 1);
+  say(branch.done ? "This episode has ended." : `From frame ${state.shown}: press a key to drive on.`);
+}
+
+async function advance(sampled) {
+  const actions = sampled.map(({ action }) => action);
+  const began = performance.now(), own = branch;
+  if (own.beside) {
+    state.behind++;
+    simulator.ask("step", { actions: [actions] }).then((found) => record(own.beside, found))
+      .catch((error) => say(error.message, "wrong")).finally(() => { state.behind--; waiting(); });
+  }
+  const found = await dream.ask("step", { actions: [actions] });
+  delays = [...delays.slice(-4), performance.measure("chunk", { start: began }).duration];
+  state.lead = Math.min(about.chunk - 1, Math.ceil(Math.max(...delays) / step));
+  record(own, found);
+  own.chunks.push({ actions, reward: found.reward.data[0], uncertainty: found.info.uncertainty?.data[0],
+    since: sampled.map(({ since }) => since) });
+  own.snapshots.push(saved());
+  if (!state.playing) draw();
+}
+
+const waiting = () => { $("views").dataset.waiting = Number(state.asked) + state.behind; };
+const sample = () => driver.sample(start, Number($("speed").value));
+
+function send() {
+  const sampled = [...queue], held = queue.length < about.chunk && sample();
+  while (sampled.length < about.chunk) sampled.push(held);
+  queue = [];
+  state.asked = true;
+  state.pending = advance(sampled).catch((error) => { play(false); say(error.message, "wrong"); }).finally(() => { state.asked = false; waiting(); });
+  waiting();
+}
+
+function tick() {
+  if (state.busy || !state.playing) return;
+  const now = performance.now();
+  if (state.shown < branch.frames.length - 1) {
+    state.shown++;
+    draw();
+    ticks = [...ticks.filter((each) => each > now - 2000), now];
+    const chunk = branch.chunks[Math.ceil(state.shown / about.chunk) - 1], since = chunk?.since.shift();
+    if (since) delay = performance.measure("input to frame", { start: since, end: now }).duration;
+    count("frames");
+  } else if (state.asked) count("late");
+  const left = branch.frames.length - 1 - state.shown;
+  if (over() && left) return;
+  if (over()) {
+    play(false);
+    say(branch.chunks.length >= MOST ? "Two minutes are over: restart, or go back." : branch.chunks.at(-1).reward > 0
+      ? "The reward model finds the task done. Go back, or restart." : "The episode has ended. Go back, or restart.", "done");
+    return;
+  }
+  // The actions of a chunk are those from its predecessor's first frame on; while it is generated, what is held stays.
+  if (state.asked || left >= about.chunk || ($("still").checked && !driver.active && !queue.length)) return;
+  if (queue.length === about.chunk) queue.pop();
+  queue.push(sample());
+  if (left <= state.lead && state.behind < 2) send();
+}
+
+const count = (name) => { $("views").dataset[name] = 1 + Number($("views").dataset[name] ?? 0); };
+
+function pace() {
+  if (ticks.length < 2) return;
+  const rate = 1000 * (ticks.length - 1) / (ticks.at(-1) - ticks[0]);
+  $("pace").textContent = `${rate.toFixed(1)} of ${about.fps} frames/s; ${Math.round(delays.at(-1) ?? 0)} ms to dream a chunk of ${about.chunk}; `
+    + `${Number.isFinite(delay) ? `${(delay / 1000).toFixed(2)} s from input to frame` : "no input yet"}`
+    + `${branch?.beside?.done ? "; done in the simulator" : ""}`;
+}
+
+async function clip() {
+  say("Making the clip …");
+  const count = branch.frames.length, videos = {};
+  for (const { label, at } of views.filter((view) => view.at(0))) {
+    const data = new Uint8Array(count * size);
+    for (let frame = 0; frame < count; frame++) data.set(at(frame), frame * size);
+    videos[label] = { data, shape: [count, height, width, 3] };
+  }
+  const answer = await fetch("/clip", { method: "POST", body: pack({ videos, text: start.instruction, fps: Math.round(about.fps) }) });
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  const file = new File([await answer.blob()], "dream.webp", { type: "image/webp" });
+  if (matchMedia("(pointer: coarse)").matches && navigator.canShare?.({ files: [file] })) await navigator.share({ files: [file] });
+  else Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: file.name }).click();
+  say(`Saved ${file.name}, ${(file.size / 1e6).toFixed(1)} MB.`);
+}
+
+// The splits; the instructions of a split; the starts of an instruction, by their place in the split.
+function choose() {
+  const starts = about.starts[$("split").value], chosen = $("task").value;
+  const texts = [...new Set(starts.map(({ instruction }) => instruction))];
+  $("task").replaceChildren(...texts.map((text) => new Option(text, text, false, text === chosen)));
+  const places = starts.flatMap(({ instruction }, place) => (instruction === $("task").value ? [place] : []));
+  $("start").replaceChildren(...places.map((place) => new Option(starts[place].index, place)));
+}
+
+$("split").replaceChildren(...Object.keys(about.starts).map((split) => new Option(split, split)));
+choose();
+for (const name of ["split", "task"]) $(name).addEventListener("change", () => { choose(); alone(begin); });
+$("start").addEventListener("change", () => alone(begin));
+$("restart").addEventListener("click", () => alone(begin));
+$("play").addEventListener("click", () => { if (!state.busy && !over()) play(!state.playing); });
+$("seek").addEventListener("input", () => { play(false); state.shown = Number($("seek").value); draw(); });
+for (const name of ["rewind", "fork"]) {
+  $(name).addEventListener("click", () => alone(() => resume(branch, Math.floor(state.shown / about.chunk), name === "fork")));
+}
+$("branch").addEventListener("change", () => alone(() => resume(branches[$("branch").value], branches[$("branch").value].chunks.length, false)));
+$("clip").addEventListener("click", () => alone(clip));
+addEventListener("keydown", (event) => { if (event.code === "Escape") play(false); });
+addEventListener("pagehide", () => { dream?.close(); simulator?.close(); });
+
+let due = 0;
+(function loop(now) {
+  requestAnimationFrame(loop);
+  if (driver.pad().busy) driver.wake();
+  if (now < due) return;
+  due = Math.max(due + step, now - step);
+  tick();
+  if (branch && Math.round(now / step) % 5 === 0) pace();
+})(0);
+state.busy = false;
+await alone(begin);
