@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -226,7 +227,7 @@ def discs_of(
     return draw_discs(path[..., :3], path[..., 3], cameras, size)
 
 
-def given_and_history(past: Float[Tensor, "b n c h w"]) -> dict[str, Tensor | None]:
+def given_and_history(past: Float[Tensor, "b n c h w"]) -> dict[str, Any]:
     """Return the last four frames as the given slot, and those before, if there are any, as history."""
     history = past[:, :-FRAMES_PER_LATENT]
     given = stack_frames(past[:, -FRAMES_PER_LATENT:])

@@ -174,7 +174,7 @@ class _Carried:
         self.dreams = Dreams(**parts) if parts else None
 
 
-def inputs_of(dreams: Dreams, windows: Windows, tracker: Tracker, config: Config) -> ChunkInputs:
+def inputs_of(dreams: Dreams, windows: Windows, tracker: Any, config: Config) -> ChunkInputs:
     """Return what the transformer reads to dream the next chunk."""
     with torch.no_grad():
         told = windows.past_actions, windows.actions

@@ -151,7 +151,7 @@ def _trained(kind: str, source: EpisodeSource, episode: Episode, robot: Robot) -
         else:
             size, views = episode.frames(0, 1).shape[1:3], len(episode.cameras)
             name, cells = ("SmallProphet", "TwoViewProphet")[views > 1], (views * size[0] // 8, size[1] // 8)
-            moments = {"gripper_mean": (0.0,) * (4 * views), "gripper_std": (1.0,) * (4 * views)}
+            moments: dict[str, Any] = {"gripper_mean": (0.0,) * (4 * views), "gripper_std": (1.0,) * (4 * views)}
             tracker = GripperTracker(latent_size=cells, action_dim=dim, window=7, views=views, **moments)
             networks += [small_transformer(action_dim=dim, views=views), tracker]
     count = sum(parameter.numel() for network in networks for parameter in network.parameters())

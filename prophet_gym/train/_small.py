@@ -330,7 +330,7 @@ class Training:
         """Return the transformer that training begins with."""
         args = self.args
         if self.base is None:
-            sizes = {"views": len(args.cameras), "latent_channels": args.latent_channels}
+            sizes: dict[str, Any] = {"views": len(args.cameras), "latent_channels": args.latent_channels}
             model = small_transformer(args.width, args.layers, action_dim=config.action_dim, **sizes)
             if self.known is not None:
                 fill_matching(model, self.known.transformer)
