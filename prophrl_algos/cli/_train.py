@@ -145,7 +145,9 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     learner = Learner.joined(cpu=device == "cpu", sharded=args.shard)
     learner.require_alike("arguments", {**asdict(args), "device": ""}, "start all with the same command")
     groups = learner.share(args.config.groups)
-    local, algorithm = make_local(args, groups, wrap, runs=args.rollouts == "local")
+    here = args.rollouts == "local"
+    rows = learner.rows(args.config.groups, args.config.group_size, args.num_envs) if here else None
+    local, algorithm = make_local(args, groups, wrap, runs=here, rows=rows)
     warn_untrained(args.policy, args.policy_weights)
     learnt = [weight for weight in local.policy.parameters() if weight.requires_grad]
     if isinstance(algorithm.kernel, nn.Module):
@@ -176,18 +178,21 @@ def make_worker(args: Args, groups: int) -> LocalRollouts:
 
 
 def make_local(
-    args: Args, groups: int, wrap: Callable[[VectorEnv], VectorEnv] = lambda env: env, *, runs: bool = True
+    args: Args,
+    groups: int,
+    wrap: Callable[[VectorEnv], VectorEnv] = lambda env: env,
+    *,
+    runs: bool = True,
+    rows: int | None = None,
 ) -> "tuple[LocalRollouts, Algorithm]":
-    """Make what collects, and its algorithm; an env that never `runs` is not put onto a GPU."""
+    """Make what collects in `rows` sub-environments, and its algorithm; an env that never `runs` stays on the CPU."""
     import torch
     from torch import nn
 
     from prophrl_algos._named import make_algorithm, make_policy
 
     device = resolved_device(args.device)
-    rows = args.num_envs or groups_at_once(args, groups) * args.config.group_size
-    if args.rollouts == "local":  # a process with one group less has room for fewer
-        rows = min(rows, groups * args.config.group_size)
+    rows = rows or args.num_envs or groups_at_once(args, groups) * args.config.group_size
     place = args if runs else replace(args, device="cpu")
     env = wrap(place.make_env(rows, tasks=args.tasks, engine=args.engine, reward=args.reward))
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))

@@ -59,6 +59,12 @@ class Learner:
             raise ValueError(f"each of {self.size} processes needs a group, got groups={count}: start fewer processes")
         return count // self.size + (self.rank < count % self.size)
 
+    def rows(self, groups: int, group_size: int, asked: int | None = None) -> int:
+        """Return how many sub-environments this process needs for its share, or for so many that are asked for."""
+        own, most = self.share(groups) * group_size, -(-groups // self.size) * group_size
+        # A process with one group less has no use for all; what is too much for each is for the trainer to say.
+        return own if asked is None else min(own, asked) if asked <= most else asked
+
     def require_alike(self, what: str, mine: Mapping[str, Any], advice: str) -> None:
         """Raise ValueError where the processes differ in `mine`."""
         if self.size > 1:

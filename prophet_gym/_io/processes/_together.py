@@ -1,6 +1,7 @@
 """What processes that train together must agree on, who of them writes, and how the loss of one is named."""
 
 import atexit
+import gc
 import json
 import platform
 import socket
@@ -117,5 +118,7 @@ def lost_named(doing: str, advice: str) -> Iterator[None]:
 
 
 def _leave() -> None:
+    # Sharded modules know each other in a circle, and hold the group.
+    gc.collect()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
