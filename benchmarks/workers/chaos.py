@@ -26,9 +26,8 @@ import tyro
 
 from benchmarks.speed.harness import ROOT, recorded
 from benchmarks.workers.toy import GROUPS, processes_of, run_to, twice_or_lost
-from prophrl_algos._checkpoint import load_checkpoint
+from prophrl_algos._checkpoint import LAST, load_checkpoint
 from prophrl_algos.rollout import RayOptions
-from prophrl_algos.run import LAST
 
 MARK = "PROPHRL_BENCHMARK"
 """Environment variable that the processes of a benchmark inherit."""

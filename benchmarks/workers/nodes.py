@@ -32,9 +32,8 @@ from benchmarks.speed.harness import ROOT, recorded
 from benchmarks.workers.chaos import marked, problems
 from benchmarks.workers.toy import run_to
 from prophet_gym.errors import CheckpointError
-from prophrl_algos._checkpoint import load_checkpoint
+from prophrl_algos._checkpoint import LAST, load_checkpoint
 from prophrl_algos.rollout import RayOptions
-from prophrl_algos.run import LAST
 
 RECONNECT = 10
 """Seconds after which a node without connection ends itself (Ray's default is 60)."""

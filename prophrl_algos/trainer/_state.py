@@ -1,4 +1,4 @@
-"""What a process puts into a checkpoint that is its own: its randomness and its env."""
+"""What a process puts into a checkpoint that is its own: its randomness, its env and who collects for it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,12 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from prophet_gym._io.processes._sharding import as_stored_in
+from prophrl_algos.rollout import Collector
 
 
-def own_state(env: VectorEnv) -> dict[str, Any]:
-    """Return the randomness and the env of this process."""
-    own: dict[str, Any] = {"random": torch.get_rng_state()}
+def own_state(env: VectorEnv, collector: Collector) -> dict[str, Any]:
+    """Return the randomness, the env and the collector of this process."""
+    own: dict[str, Any] = {"random": torch.get_rng_state(), "collector": collector.state_dict()}
     if torch.cuda.is_available():
         own["random_cuda"] = torch.cuda.get_rng_state_all()
     # A dream's wrappers may hold state too, for example of a random reward.
@@ -21,7 +22,7 @@ def own_state(env: VectorEnv) -> dict[str, Any]:
     return own
 
 
-def load_own_state(env: VectorEnv, own: Mapping[str, Any]) -> None:
+def load_own_state(env: VectorEnv, collector: Collector, own: Mapping[str, Any]) -> None:
     """Continue with what `own_state` returned."""
     # The checkpoint was read onto the policy's device, and torch takes these states from the CPU alone.
     torch.set_rng_state(own["random"].cpu())
@@ -29,6 +30,7 @@ def load_own_state(env: VectorEnv, own: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all([each.cpu() for each in own["random_cuda"]])
     if "env" in own:
         env.unwrapped.load_state_dict(own["env"])  # pyright: ignore[reportAttributeAccessIssue]
+    collector.load_state_dict(own.get("collector", {}))
 
 
 def fitted(state: Mapping[Any, Any], like: Mapping[Any, Any]) -> dict[Any, Any]:

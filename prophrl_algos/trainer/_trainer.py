@@ -208,7 +208,7 @@ class Trainer:
 
         Every process must ask for it: the randomness and the env of each are part of it.
         """
-        own, *others = self.learner.gathered(own_state(self.env))
+        own, *others = self.learner.gathered(own_state(self.env, self.collector))
         state: dict[str, Any] = {"done": self.done, "config": self._settings(), **own}
         state |= {name: {} if part is None else part.state_dict() for name, part in self._parts().items()}
         return state | ({"others": others} if others else {})
@@ -232,7 +232,7 @@ class Trainer:
         # Of a run with fewer processes there is nothing that would be the others' own: they begin as new ones.
         known = [state, *state.get("others", ())]
         if self.learner.rank < len(known):
-            load_own_state(self.env, known[self.learner.rank])
+            load_own_state(self.env, self.collector, known[self.learner.rank])
         self.done = state["done"]
 
     def place(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -245,8 +245,7 @@ class Trainer:
     def _parts(self) -> dict[str, Any]:
         """Return what has a state of its own, under its name in a checkpoint."""
         kernel = self.algorithm.kernel if isinstance(self.algorithm.kernel, nn.Module) else None
-        parts = {"policy": self.policy, "optimizer": self.optimizer, "kernel": kernel, "reference": self.reference}
-        return parts | {"collector": self.collector}
+        return {"policy": self.policy, "optimizer": self.optimizer, "kernel": kernel, "reference": self.reference}
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that a run must be resumed with."""
@@ -273,7 +272,7 @@ class Trainer:
         # In low precision a velocity depends on the shapes of its batch, so old scores must be of the update's shapes.
         exact = self.autocast is None and {each.dtype for each in self.policy.parameters()} == {torch.float32}
         # Nor can the policy of a stale rollout be asked again: the ratio is against the scores that it gave itself.
-        if path is not sampled or not (exact or rollouts.staleness):
+        if path is not sampled or not (exact or self.learner.most(rollouts.staleness)):
             again = self._score_all(obs, path)
             if path is sampled and len(rows):
                 drift = float((again.log_prob - path.log_prob).sum(1).abs().amax())

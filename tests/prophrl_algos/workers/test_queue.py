@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.workers.toy import InTurn, make, twice_or_lost
@@ -20,6 +20,7 @@ def rollouts_of(plan):
     return Rollouts(**vars(ROUND) | {"numbers": tuple(plan.number(group) for group in range(plan.groups))})
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_group_is_done_once_whoever_is_lost_and_whatever_comes_twice(data):
     plan, queue, running, ledger = GroupPlan(8, 4), Queue(), [], torch.empty(0, len(COLUMNS), dtype=torch.int32)

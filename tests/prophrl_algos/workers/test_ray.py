@@ -14,12 +14,11 @@ from benchmarks.workers.chaos import MARK, differences, killed_run, left_behind,
 from benchmarks.workers.chaos import Args as Chaos
 from benchmarks.workers.toy import GROUPS, make, processes_of, run_to, trainer_of, twice_or_lost
 from prophet_gym.errors import ProcessLostError
-from prophrl_algos._checkpoint import load_checkpoint
+from prophrl_algos._checkpoint import LAST, load_checkpoint
 from prophrl_algos.algorithms import FA_GRPO_FORWARD
 from prophrl_algos.cli import main
 from prophrl_algos.rollout import RayOptions, RayRollouts
 from prophrl_algos.rollout._cluster import Cluster, require_gpus, require_same, require_shared_memory
-from prophrl_algos.run import LAST
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 # What a test starts is ray's, and its sockets and forks are too.
