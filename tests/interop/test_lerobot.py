@@ -219,7 +219,7 @@ def batched(rows, name):
 
 
 def test_both_cameras_are_there_where_the_weights_dream_them(without_checkpoint, monkeypatch):
-    for name in ("read_wrist", "read_robot_state"):
+    for name in ("read_wrist", "read_robot_state", "read_state_error"):
         monkeypatch.setattr(Tracked, name, getattr(TwoCameras, name), raising=False)
     monkeypatch.setattr(sys.modules[__name__], "TRACKS", [True])
     envs = make_env(cfg={"task": "libero_object", "task_ids": [1], "episode_length": 8})["libero_object"][1]
