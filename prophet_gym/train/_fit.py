@@ -221,7 +221,8 @@ class _Run:
         count = self.config.accumulate
         # By the step and not by the one before, so that a run that resumes draws what it would have drawn.
         seed = self.config.seed * 1_000_003 + index
-        generator = torch.Generator().manual_seed(seed + (accelerator.process_index << 48))
+        # Torch's generator reads the low 32 bits of a seed, in which processes must differ.
+        generator = torch.Generator().manual_seed(seed + accelerator.process_index * 0x9E3779B1)
         total, norm = torch.zeros((), device=accelerator.device), torch.zeros(())
         figures: dict[str, float] = {}
         for _ in range(count):
