@@ -83,7 +83,7 @@ class SimulatorSessions(Sessions):
 
     def __init__(self, suite: str, size: int, chunk: int, limits: Limits) -> None:
         super().__init__({}, {}, limits)
-        self._suite, self._form = suite, {"size": size, "chunk": chunk}
+        self._suite, self._size, self._chunk = suite, size, chunk
 
     def _make(self, options: SessionOptions) -> "EpisodeVectorEnv":
         from prophet_gym.sims.env import SimulatorVectorEnv
@@ -95,7 +95,8 @@ class SimulatorSessions(Sessions):
             autoreset_mode=options.autoreset_mode,
             cameras=options.cameras,
             workers=1,
-            **self._form,
+            size=self._size,
+            chunk=self._chunk,
         )
 
 
@@ -139,6 +140,7 @@ def page_routes(sessions: Sessions, robot: "Embodiment", name: str, beside: str 
 
     size, chunk = facts["frame_size"][0], facts["chunk"]
     simulators = {suite: SimulatorSessions(suite, size, chunk, sessions.limits) for suite in suites}
+    sessions.others.extend(simulators.values())
     return [
         Route("/", index),
         Route("/about", tell),
@@ -192,8 +194,9 @@ def encode_clip(message: Mapping[str, Any]) -> bytes:
     """Return an animated WebP of videos side by side, each uint8 (t, h, w, 3); ValueError for anything else."""
     from prophet_gym._io.panels import side_by_side, write_animation
 
-    videos, text, fps = message.get("videos"), str(message.get("text", ""))[:200], message.get("fps")
-    shapes = {getattr(video, "shape", None) for video in videos.values()} if isinstance(videos, Mapping) else {None}
+    given, text, fps = message.get("videos"), str(message.get("text", ""))[:200], message.get("fps")
+    videos: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    shapes = {getattr(video, "shape", None) for video in videos.values()}
     shape = shapes.pop() if len(shapes) == 1 else None
     if shape is None or len(shape) != 4 or shape[3] != 3 or not 1 <= shape[0] <= LONGEST or shape[1] > 512:
         raise ValueError(f"a clip is of videos of one shape (1 to {LONGEST}, up to 512, width, 3), got {shape}")

@@ -98,6 +98,7 @@ class Sessions:
         counts: Requests by what was asked and the status of the answer.
         seconds: Seconds that they took, by what was asked.
         parts: What the envs share; the calls of its models are merged.
+        others: Sessions of other worlds that the same server has, which end with these.
     """
 
     def __init__(self, parts: Mapping[str, Any], starts: Mapping[str, InitialStates], limits: Limits) -> None:
@@ -111,6 +112,7 @@ class Sessions:
         self._threads = ThreadPoolExecutor(limits.sessions, "prophet-session")
         self.counts: Counter[tuple[str, int]] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.others: list[Sessions] = []
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -155,16 +157,21 @@ class Sessions:
         idle = 60 * self.limits.idle_minutes
         while True:
             await asyncio.sleep(min(idle / 4, 10.0))
-            for session in list(self._open.values()):
-                if session.used < time.monotonic() - idle and not session.lock.locked():
-                    with suppress(RefusedError):  # its client was faster
-                        await self.answer("close", session.name, {})
+            for sessions in (self, *self.others):
+                for session in list(sessions._open.values()):
+                    if session.used < time.monotonic() - idle and not session.lock.locked():
+                        with suppress(RefusedError):  # its client was faster
+                            await sessions.answer("close", session.name, {})
 
     def stop(self) -> None:
         """Let what is under way end, and free all."""
         self._threads.shutdown(cancel_futures=True)
         self.batcher.stop()
+        for session in self._open.values():
+            session.envs.close()
         self._open.clear()
+        for each in self.others:
+            each.stop()
 
     def _create(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Open a session; return its name and what a client must know of its env."""
