@@ -287,7 +287,8 @@ def play() -> str:
         f"Measured over {report['seconds']:.0f} s of driving in a headless Chromium: "
         f"{report['frames_per_second']:.1f} frames a second, {report['late']} times was a frame not there in time; "
         f"a chunk took {chunk['median']} ms to come ({chunk['p95']} ms at the 95th percentile), and an input "
-        f"{delay['median']} ms until its frame was drawn ({delay['p95']} ms). `{report['command']}` at "
+        f"{delay['median']} ms until its frame was drawn ({delay['p95']} ms). The server took {report['cores']['server']:.2f} "
+        f"cores, the browser {report['cores']['browser']:.2f}; other work was running beside them. `{report['command']}` at "
         f"{report['commit'][:7]}, load before {report['load']['before']:.1f} and after {report['load']['after']:.1f}, "
         f"on {where(report['machine'])}; the browser draws on the same cores, without a GPU."
     )
