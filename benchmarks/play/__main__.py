@@ -13,11 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import tyro
 
 from benchmarks.speed.harness import recorded
@@ -68,6 +69,16 @@ def drive(page: Page, seconds: float) -> None:
         page.key(key, key[-1].lower(), down=False)
 
 
+def processor_seconds() -> dict[str, float]:
+    """Return the processor time that the server and the browser have taken."""
+    found = {"server": 0.0, "browser": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            times, ours = process.cpu_times(), "prophet_gym" in process.cmdline()
+            found["server" if ours else "browser"] += times.user + times.system
+    return found
+
+
 def milliseconds(page: Page, name: str) -> dict[str, float]:
     """Return quantiles of what the page has measured under a name."""
     found = page.value(f"performance.getEntriesByName('{name}').map((each) => each.duration)")
@@ -80,12 +91,13 @@ def main(args: Args) -> None:
     with recorded(args.json) as found, played(args.world_model, *options) as page:
         drive(page, 10)
         page.value("performance.clearMeasures()")
-        shown, late, began = page.value(SHOWN), page.value(LATE), time.monotonic()
+        shown, late, used, began = page.value(SHOWN), page.value(LATE), processor_seconds(), time.monotonic()
         drive(page, args.seconds)
-        seconds = time.monotonic() - began
+        seconds, after = time.monotonic() - began, processor_seconds()
         shown, late = page.value(SHOWN) - shown, page.value(LATE) - late
         result: dict[str, Any] = {"seconds": round(seconds, 1), "frames": shown, "late": late}
         result["frames_per_second"] = round(shown / seconds, 2)
+        result["cores"] = {name: round((after[name] - used[name]) / seconds, 2) for name in used}
         for name in ("input to frame", "chunk"):
             result[f"{name.replace(' ', '_')}_ms"] = milliseconds(page, name)
         found |= result | {"engine": args.engine, "beside": args.beside}

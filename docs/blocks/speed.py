@@ -282,12 +282,13 @@ def play() -> str:
     report = load("speed/play.json")
     if report is None:
         return f"Not measured yet: `{command}`."
-    delay, chunk = report["input_to_frame_ms"], report["chunk_ms"]
+    delay, chunk, cores, load_ = (report[name] for name in ("input_to_frame_ms", "chunk_ms", "cores", "load"))
     return (
         f"Measured over {report['seconds']:.0f} s of driving in a headless Chromium: "
         f"{report['frames_per_second']:.1f} frames a second, {report['late']} times was a frame not there in time; "
         f"a chunk took {chunk['median']} ms to come ({chunk['p95']} ms at the 95th percentile), and an input "
-        f"{delay['median']} ms until its frame was drawn ({delay['p95']} ms). `{report['command']}` at "
-        f"{report['commit'][:7]}, load before {report['load']['before']:.1f} and after {report['load']['after']:.1f}, "
-        f"on {where(report['machine'])}; the browser draws on the same cores, without a GPU."
+        f"{delay['median']} ms until its frame was drawn ({delay['p95']} ms). The server took {cores['server']:.2f} "
+        f"cores and the browser, which draws without a GPU here, {cores['browser']:.2f}; other work ran beside them. "
+        f"`{report['command']}` at {report['commit'][:7]}, load before {load_['before']:.1f} and after "
+        f"{load_['after']:.1f}, on {where(report['machine'])}."
     )
