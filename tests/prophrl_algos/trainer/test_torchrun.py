@@ -72,7 +72,7 @@ def test_two_processes_collect_what_one_does_and_are_resumed(tmp_path):
 
 @pytest.mark.slow
 def test_two_sharded_learners_send_whole_weights_to_the_workers_of_one_cluster(tmp_path):
-    """One worker for each learner; the groups are the same, so what is learned is what one process learns, up to rounding."""
+    """One worker for each learner; what is learned is what one process learns."""
     pytest.importorskip("ray")
     from prophrl_algos.rollout import RayOptions
     from prophrl_algos.rollout._cluster import LEAST_STORE, Cluster
