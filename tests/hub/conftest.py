@@ -1,10 +1,14 @@
 """A Hub on loopback, and this process as its client: the real `huggingface_hub`, an empty cache, a token."""
 
+import shutil
+
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
+from prophet_gym.checkpoint import Checkpoint
+from prophet_gym.envs import write_initial_states
 from tests.hub.server import WRITER, LoopbackHub
 
 
@@ -52,8 +56,21 @@ def client(hub, environment, tmp_path, monkeypatch):
     }
     for name, value in read_at_import.items():
         monkeypatch.setattr(constants, name, value)
+        if hasattr(file_download, name):  # huggingface_hub 0.x copies some
+            monkeypatch.setattr(file_download, name, value)
     close_sessions()
     disable_progress_bars()
     yield tmp_path / "hf" / "hub"
     enable_progress_bars()
     close_sessions()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the bundled checkpoint without its demo, and with ten initial states a split in place of 500."""
+    target, bundled = tmp_path / "checkpoint", Checkpoint.named("bundled")
+    shutil.copytree(bundled.folder, target, ignore=shutil.ignore_patterns("demo", "starts"))
+    for split in ("train", "official"):
+        states = bundled.initial_states(split)
+        write_initial_states(target / "starts" / split, [states.of_task(task)[0] for task in states.tasks])
+    return target

@@ -28,17 +28,6 @@ BUNDLED = Path(Checkpoint.named("bundled").folder)
 pytestmark = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A copy of the bundled checkpoint without its demo, and with ten initial states a split in place of 500."""
-    target = tmp_path / "checkpoint"
-    shutil.copytree(BUNDLED, target, ignore=shutil.ignore_patterns("demo", "starts"))
-    for split in ("train", "official"):
-        states = Checkpoint.named("bundled").initial_states(split)
-        write_initial_states(target / "starts" / split, [states.of_task(task)[0] for task in states.tasks])
-    return target
-
-
 def error_of(capsys, *argv: object) -> str:
     """What a command that fails says; one line and no traceback."""
     capsys.readouterr()
