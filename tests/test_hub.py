@@ -122,7 +122,7 @@ def test_what_is_neither_path_nor_hub_name_lists_the_forms(tmp_path, name):
         (lambda folder: (folder / MANIFEST).write_text("{"), "damaged"),
         (lambda folder: (folder / MANIFEST).write_text("[1]"), "must be a JSON object"),
         (lambda folder: (folder / MANIFEST).write_text('{"a": 1}'), "must map file names"),
-        (lambda folder: (folder / MANIFEST).write_text('{"format": 9, "files": {}}'), "is of format 9.* update prophet"),
+        (lambda folder: (folder / MANIFEST).write_text('{"format": 9, "files": {}}'), "is of format 9.* update"),
         (lambda folder: (folder / MANIFEST).write_text('{"format": 1, "files": {"a": {}}}'), "must map file names"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from prophet_gym.prophet._presets import tiny_action_prophet
 from prophet_gym.specs import InitialState
 from tests.interop.test_lerobot import load
 
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "publish.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 SHORT = {"task_ids": [3], "episode_length": 8}
 
@@ -87,22 +90,23 @@ def policy(tmp_path):
         device="cpu",
         use_mpc=False,
     )
+    folder = tmp_path / "outputs" / "lerobot_policy"
     for each in (TDMPCPolicy(config), *make_pre_post_processors(config)):
-        each.save_pretrained(tmp_path / "policy")
-    path = tmp_path / "policy" / "config.json"
+        each.save_pretrained(folder)
+    path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"type": "tdmpc"}))  # which draccus 0.11 leaves out
-    return tmp_path / "policy"
+    return folder
 
 
 @pytest.mark.vla
 def test_lerobot_eval_evaluates_a_policy_on_it(pushed, environment, policy, tmp_path):
-    """The command itself, in a process of its own."""
+    """The command of the page about publishing, in a process of its own."""
+    (words,) = re.findall(r"^lerobot-eval (.*?)\n```", PAGE.replace("\\\n", " "), re.MULTILINE)
     command = [
         *(sys.executable, "-m", "lerobot.scripts.lerobot_eval"),
-        "--env.discover_packages_path=prophet_gym.interop.lerobot_env",
-        *("--env.type=prophet", "--env.hub_path=me/dream", "--env.task_ids=[3,5]", "--env.episode_length=16"),
-        *(f"--policy.path={policy}", '--rename_map={"observation.images.image": "observation.image"}'),
-        *("--eval.batch_size=2", "--eval.n_episodes=2", "--trust_remote_code=true", f"--output_dir={tmp_path / 'out'}"),
+        *(word.replace("me/my-dream", "me/dream") for word in shlex.split(words)),
+        '--rename_map={"observation.images.image": "observation.image"}',
+        f"--output_dir={tmp_path / 'out'}",
     ]
     result = subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, timeout=600, cwd=tmp_path

@@ -159,3 +159,9 @@ def test_a_dry_run_says_nothing_to_the_hub(hub, client, measured, capsys):
     assert not hub.asked
     main(["push", str(measured), "me/policy"])
     assert "## Measured" in hub.files("me/policy")["README.md"].decode()
+
+
+def test_a_policy_pushes_itself(hub, client, tmp_path):
+    policy = SmallVLA(num_steps=4, width=32, layers=1, seed=1)
+    policy.push_to_hub("me/small")
+    assert_same(load_policy("me/small"), policy)

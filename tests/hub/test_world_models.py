@@ -12,6 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 
@@ -20,6 +21,7 @@ from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli.main import main
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.prophet import ActionProphet, Prophet
 from prophet_gym.prophet._presets import tiny_action_prophet
 from prophet_gym.specs import InitialState
 from tests.hub.server import READER, STRANGER
@@ -306,3 +308,15 @@ def test_any_robot_goes_the_same_way(hub, client, tmp_path):
     assert env.step(env.action_space.sample())[4]["frames"].shape == (model.chunk, *model.frame_size, 3)
     env.close()
     main(["pull", "me/arm", "--verify"])
+
+
+def test_a_model_pushes_itself(hub, client, tmp_path):
+    """`push_to_hub` of a model in memory, which has no initial states yet."""
+    model = tiny_action_prophet(seed=1)
+    address = model.push_to_hub("me/arm")
+    assert address == f"{hub.url}/me/arm/commit/{hub.repos['me/arm'].branches['main']}"
+    again = Prophet.from_pretrained("me/arm")
+    assert isinstance(again, ActionProphet)
+    for name, weight in again.state_dict().items():
+        torch.testing.assert_close(weight, model.state_dict()[name].half().float())
+    assert Checkpoint.named("me/arm").embodiment.action_spec.names == model.config.action_names
