@@ -163,7 +163,8 @@ def _suite(weights: str, asked: Any) -> tuple[str, str, dict[str, Any]]:
     """Return a suite of weights, the id of its env, and what else the env must be told."""
     checkpoint = Checkpoint.named(weights)
     own = {suite: f"Prophet-LIBERO-{name}-v0" for suite, (name, _) in SUITES.items() if checkpoint.robot == "libero"}
-    known = list(dict.fromkeys([*checkpoint.suites, *own]))
+    # Those of the weights first, and of these LIBERO's in its own order.
+    known = sorted(dict.fromkeys([*own, *checkpoint.suites]), key=lambda name: name not in checkpoint.suites)
     suite = asked or next(iter(known), None)
     if suite not in known:
         raise unknown_option("suite", suite, known)
