@@ -74,7 +74,7 @@ class Recipe:
                 *([f"  ours     {each.ours}"] if each.ours else []),
             ]
         lines += ["", *(f"{name:<12} {text}" for name, text in self.facts.items())]
-        lines += ["", "not public:", *(f"{name:<12} {text}" for name, text in self.silent.items())]
+        lines += ["", "the source is silent on:", *(f"{name:<12} {text}" for name, text in self.silent.items())]
         there = len(self.sets) - len(absent)
         return "\n".join([*lines, "", f"{there} of {len(self.sets)} sets are under {root}"])
 

@@ -114,13 +114,13 @@ class RldsSource:
         self.root = _version_folder(Path(root))
         info = read_json(self.root / INFO)
         self.set = str(info.get("name", ""))
+        self.split, records = _records(self.root, info, split)
         self.layout = _layout(self.root, self.set, layout, changes)
         self.features = dict(_flattened(read_json(self.root / FEATURES), str(self.root / FEATURES)))
         if orient not in ORIENT:
             raise unknown_option("orient", orient, ORIENT)
         self.orient, self.success = orient, success
         self._require_features()
-        self.split, records = _records(self.root, info, split)
         kept = _choose(f"{self.split} of {self.root}", range(len(records)), episodes, without)
         self.numbers, self.records = kept, [records[number] for number in kept]
         self.rows = [self._rows(record) for record in self.records]

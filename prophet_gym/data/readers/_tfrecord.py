@@ -29,12 +29,16 @@ Values: TypeAlias = tuple[str, memoryview]
 
 @dataclass(frozen=True)
 class Record:
-    """Say where a record lies: its file, its number there, and the place and length of its data in bytes."""
+    """Say where a record lies: its file, its number there, and the place and length of its data in bytes.
+
+    `changed` is when the file was, as it was opened: a record of a file that was written again is another one.
+    """
 
     path: Path
     number: int
     start: int
     length: int
+    changed: int
 
     def __str__(self) -> str:
         return f"record {self.number} of {self.path}"
@@ -43,11 +47,12 @@ class Record:
 def list_records(path: Path) -> list[Record]:
     """Return the records of a file, reading no more than their lengths; ValueError for one that is cut or damaged."""
     data, found, place = _mapped(path), [], 0
+    changed = path.stat().st_mtime_ns
     while place < len(data):
         if place + _HEADER > len(data):
             raise ValueError(f"{path} is cut inside the header of record {len(found)}; fetch it again")
         length, checksum = struct.unpack_from("<QI", data, place)
-        record = Record(path, len(found), place + _HEADER, length)
+        record = Record(path, len(found), place + _HEADER, length, changed)
         if _masked(data[place : place + 8]) != checksum:
             raise ValueError(f"the length of {record} does not fit its checksum; fetch the file again")
         place += _HEADER + length + _FOOTER
