@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from prophet_gym._checks import unknown_option
-from prophet_gym._io.files import parse_object, read_json, read_text, reading
+from prophet_gym._io.files import modified, parse_object, read_json, read_text, reading
 from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._hdf5 import open_hdf5
 from prophet_gym.data._reading import ToolReading, finite
@@ -186,14 +186,14 @@ def _arms(
 def _task(root: Path, name: str) -> str:
     task, episode = name.split("/")
     path = root / "task_info" / f"task_{task}.json"
-    told = _tasks(path)
+    told = _tasks(path, modified(path))
     if episode not in told:
         raise ValueError(f"{path} must list episode {episode}, lists {len(told)} others; leave it out: without={name}")
     return told[episode]
 
 
 @lru_cache(maxsize=64)
-def _tasks(path: Path) -> dict[str, str]:
+def _tasks(path: Path, changed: int) -> dict[str, str]:  # noqa: ARG001 (cache key)
     """Return the task of each episode in words: a file is a list of episodes."""
     return {str(each.get("episode_id")): str(each.get("task_name", "")) for each in _listed(path)}
 
@@ -222,11 +222,11 @@ def _camera(folder: Path, camera: str, video: Path) -> Float64[np.ndarray, "3 4"
         moved = max(float(np.abs(each - each[:1]).max()) for each in (turns, places))
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = turns[0], places[0]
-        return None if moved > _STILL else camera_matrix(matrix, pose, _size(video))
+        return None if moved > _STILL else camera_matrix(matrix, pose, _size(video, modified(video)))
 
 
 @lru_cache(maxsize=1024)
-def _size(video: Path) -> tuple[int, int]:
+def _size(video: Path, changed: int) -> tuple[int, int]:  # noqa: ARG001 (cache key)
     height, width = _read(video, 0, 1).shape[1:3]
     return height, width
 

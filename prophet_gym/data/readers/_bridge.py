@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from prophet_gym._checks import unknown_option
-from prophet_gym._io.files import read_text, reading
+from prophet_gym._io.files import modified, read_text, reading
 from prophet_gym.data._episode import Episode, ReadFrames, _choose
 from prophet_gym.data._reading import ToolReading, decode_images, finite
 from prophet_gym.data.readers._plain_pickle import load_object_array, load_pickle
@@ -188,9 +188,13 @@ def _numpy_frames(place: _Place, camera: str, start: int, stop: int) -> UInt8[np
         return np.stack([each[camera] for each in seen[start:stop]])
 
 
-@lru_cache(maxsize=1)
 def _trajectories(path: Path) -> list[Any]:
     """Return the trajectories of a file; windows ask for several of the same one."""
+    return _loaded(path, modified(path))
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, changed: int) -> list[Any]:  # noqa: ARG001 (cache key)
     found = load_object_array(path)
     for number, each in enumerate(found):
         if not isinstance(each, dict) or not {"observations", "next_observations", "actions", "language"} <= set(each):

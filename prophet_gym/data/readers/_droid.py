@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from prophet_gym._checks import unknown_option
-from prophet_gym._io.files import read_json
+from prophet_gym._io.files import modified, read_json
 from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._hdf5 import open_hdf5
 from prophet_gym.data._reading import ToolReading, finite, success_of
@@ -51,7 +51,7 @@ class DroidSource:
     Args:
         root: Any folder of the data set, such as `droid_raw/1.0.1/AUTOLab/success`.
         camera: `ext1` or `ext2`, the cameras beside the robot by their serial numbers, or `wrist`; the left lens.
-        outcome: Read the episodes that succeeded, those that failed, or all.
+        outcome: Which episodes to read: `success`, `failure` or `all`.
         intrinsics: fx, fy, cx, cy of the cameras in pixels of their videos, for recordings that do not have them.
         episodes: Names of the episodes to read, their folders under `root`; by default all.
         without: Names of episodes to leave out.
@@ -70,8 +70,8 @@ class DroidSource:
         root: str | os.PathLike,
         camera: str = VIEWS[0],
         *,
-        outcome: Literal["success", "failure", "all"] = "all",
-        intrinsics: Sequence[float] | None = None,
+        outcome: str = "all",
+        intrinsics: Sequence[float | int] | None = None,
         episodes: Sequence[str] | None = None,
         without: Sequence[str] = (),
     ):
@@ -184,11 +184,11 @@ def _camera(
         return None
     camera_to_base = np.eye(4)
     camera_to_base[:3, :3], camera_to_base[:3, 3] = euler_to_matrix(pose[3:]), pose[:3]
-    return camera_matrix(intrinsics, camera_to_base, _size(video))
+    return camera_matrix(intrinsics, camera_to_base, _size(video, modified(video)))
 
 
 @lru_cache(maxsize=1024)
-def _size(video: Path) -> tuple[int, int]:
+def _size(video: Path, changed: int) -> tuple[int, int]:  # noqa: ARG001 (cache key)
     height, width = _read(video, 0, 1).shape[1:3]
     return height, width
 

@@ -26,10 +26,19 @@ _NUMPY: dict[str, Any] = {
 }
 
 
+def _latin1(text: str, encoding: str) -> bytes:
+    """Return the bytes that a text stands for: pickles of protocols before 3 hold bytes so."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it encodes a text as {encoding}")
+    return text.encode(encoding)
+
+
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "numpy" and name in _NUMPY:
             return _NUMPY[name]
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         raise pickle.UnpicklingError(f"it names {module}.{name}, and only arrays and plain containers are read")

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from prophet_gym._io.files import reading, refuse_pointer
+from prophet_gym._io.files import modified, reading, refuse_pointer
 
 _HEADER, _FOOTER = 12, 4
 _MASK_ADDED = 0xA282EAD8
@@ -47,7 +47,7 @@ class Record:
 def list_records(path: Path) -> list[Record]:
     """Return the records of a file, reading no more than their lengths; ValueError for one that is cut or damaged."""
     data, found, place = _mapped(path), [], 0
-    changed = path.stat().st_mtime_ns
+    changed = modified(path)
     while place < len(data):
         if place + _HEADER > len(data):
             raise ValueError(f"{path} is cut inside the header of record {len(found)}; fetch it again")
