@@ -1,13 +1,11 @@
 """AgiBot World, written with h5py, ffmpeg and JSON after the published tree and table of `proprio_stats.h5`."""
 
-import json
 import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from prophet_gym.cli.main import main
 from prophet_gym.data import EpisodeSource
@@ -19,59 +17,11 @@ from prophet_gym.errors import UnknownOptionError
 from prophet_gym.train._pretrain import poses_plan, robot_plan
 from tests.data_.conftest import encode
 from tests.data_.readers.told import LENGTHS, images, level, tasks
-
-LENS = {"fx": 50.0, "fy": 51.0, "ppx": 32.0, "ppy": 24.0}
-TURN = Rotation.from_euler("xyz", [-1.9, 0.1, -1.6]).as_matrix()
-PLACE = np.array([0.1, 0.0, 1.4])
-
-
-def poses(number: int, ahead: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (rows, 2, 3) and quaternions (rows, 2, 4) of both flanges."""
-    steps = np.arange(LENGTHS[number])[:, None, None] + ahead
-    places = np.array([[0.6, 0.3, 0.8], [0.6, -0.3, 0.8]]) + 0.01 * steps * np.array([[1.0, 0, 0.5], [0, 1.0, 0]])
-    turns = Rotation.from_euler(
-        "xyz", np.stack([0.02 * steps[:, 0, 0], 0.1 + 0 * steps[:, 0, 0], 0 * steps[:, 0, 0]], 1)
-    )
-    return places, np.stack([turns.as_quat(), turns.inv().as_quat()], axis=1)
-
-
-def grippers(number: int) -> np.ndarray:
-    return np.stack([np.arange(LENGTHS[number]) % 2, np.zeros(LENGTHS[number])], axis=1)
-
-
-def write_episode(root: Path, task: int, number: int, *, moves: float = 0.0, calibrated: bool = True) -> str:
-    name, rows = f"{task}/{648640 + number}", LENGTHS[number]
-    (root / "proprio_stats" / name).mkdir(parents=True)
-    with h5py.File(root / "proprio_stats" / name / "proprio_stats.h5", "w") as file:
-        file["timestamp"] = (np.arange(rows) * 1e9 / 30).astype(np.int64) + 1_700_000_000_000_000_000
-        for kind, ahead in (("state", 0), ("action", 1)):
-            places, turns = poses(number, ahead)
-            file[f"{kind}/end/position"], file[f"{kind}/end/orientation"] = places, turns
-            file[f"{kind}/joint/position"] = np.zeros((rows, 14))
-            file[f"{kind}/joint/velocity"] = np.zeros(0, np.float32)
-        file["state/effector/position"] = 35 + 85 * grippers(number)
-        file["action/effector/position"] = grippers(number)
-        file["action/end/index"] = np.arange(rows - 1)
-    for camera, look in (("head", images(number)), ("hand_left", 255 - images(number))):
-        encode(root / "observations" / name / "videos" / f"{camera}_color.mp4", look, fps=30)
-    listed = root / "task_info" / f"task_{task}.json"
-    listed.parent.mkdir(exist_ok=True)
-    told = json.loads(listed.read_text()) if listed.exists() else []
-    told.append({"episode_id": 648640 + number, "task_name": tasks(number), "label_info": {"action_config": []}})
-    listed.write_text(json.dumps(told))
-    if calibrated:
-        below = root / "parameters" / name / "parameters" / "camera"
-        below.mkdir(parents=True)
-        (below / "head_intrinsic_params.json").write_text(json.dumps({"intrinsic": LENS}))
-        turned = {"rotation_matrix": TURN.tolist()}
-        moved = [{**turned, "translation_vector": (PLACE + moves * row).tolist()} for row in range(rows)]
-        outer = [{"extrinsic": each} for each in moved]
-        (below / "head_extrinsic_params_aligned.json").write_text(json.dumps(outer))
-    return name
+from tests.data_.readers.writers import PLACE, TURN, grippers, poses, write_agibot
 
 
 def test_episodes_are_read_as_they_were_written(tmp_path):
-    names = [write_episode(tmp_path, 327, 0), write_episode(tmp_path, 352, 1)]
+    names = [write_agibot(tmp_path, 327, 0), write_agibot(tmp_path, 352, 1)]
     source = AgibotSource(tmp_path)
     assert isinstance(source, EpisodeSource)
     assert source.names == names
@@ -94,7 +44,7 @@ def test_episodes_are_read_as_they_were_written(tmp_path):
 
 def test_both_ways_of_reading_actions_agree_where_the_robot_went_where_it_was_told(tmp_path):
     """The robot reached each pose, so its commands and the motion between its poses are one."""
-    write_episode(tmp_path, 327, 1)
+    write_agibot(tmp_path, 327, 1)
     episode = AgibotSource(tmp_path).episode(0)
     told, _ = robot_plan(episode.actions, episode.tools, robot=get_embodiment("agibot"), action_dim=14)
     went, _ = poses_plan(episode.actions, episode.tools, action_dim=14)
@@ -102,7 +52,7 @@ def test_both_ways_of_reading_actions_agree_where_the_robot_went_where_it_was_to
 
 
 def test_a_camera_that_stands_still_has_a_matrix(tmp_path):
-    write_episode(tmp_path, 327, 0)
+    write_agibot(tmp_path, 327, 0)
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = TURN, PLACE
     lens = np.array([[50, 0, 32], [0, 51, 24], [0, 0, 1]], float)
@@ -112,15 +62,15 @@ def test_a_camera_that_stands_still_has_a_matrix(tmp_path):
     x, y, z = TURN.T @ (np.array([0.6, 0.3, 0.8]) - PLACE)
     u, v, w = matrix @ [0.6, 0.3, 0.8, 1]
     np.testing.assert_allclose([u / w, v / w], [(50 * x / z + 32) / 64, (51 * y / z + 24) / 48])
-    write_episode(tmp_path, 328, 0, moves=0.01)
-    write_episode(tmp_path, 329, 0, calibrated=False)
+    write_agibot(tmp_path, 328, 0, moves=0.01)
+    write_agibot(tmp_path, 329, 0, calibrated=False)
     for task in ("328", "329"):
         assert AgibotSource(tmp_path, tasks=[task]).episode(0).camera is None
 
 
 def test_tasks_and_episodes_are_chosen_in_words(tmp_path):
     for task in (9, 327):
-        write_episode(tmp_path, task, 0)
+        write_agibot(tmp_path, task, 0)
     read = {"given": as_given}
     assert read_mixture_entry(str(tmp_path), read).source.names == ["9/648640", "327/648640"], "by number"
     assert read_mixture_entry(f"agibot:{tmp_path},tasks=327", read).source.names == ["327/648640"]
@@ -155,14 +105,14 @@ def change(root: Path, name: str, key: str, value) -> None:
     ],
 )
 def test_what_contradicts_the_layout_is_named(key, value, message, tmp_path):
-    name = write_episode(tmp_path, 327, 0)
+    name = write_agibot(tmp_path, 327, 0)
     change(tmp_path, name, key, value)
     with pytest.raises(ValueError, match=message):
         AgibotSource(tmp_path).episode(0)
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):
-    name = write_episode(tmp_path, 327, 0)
+    name = write_agibot(tmp_path, 327, 0)
     video = tmp_path / "observations" / name / "videos" / "head_color.mp4"
     whole = video.read_bytes()
     video.write_bytes(whole[: len(whole) // 2])
@@ -195,7 +145,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
 
 
 def test_inspect_says_what_agibot_has(tmp_path, capsys):
-    write_episode(tmp_path, 327, 0)
+    write_agibot(tmp_path, 327, 0)
     main(["inspect", f"agibot:{tmp_path}"])
     page = capsys.readouterr().out
     assert page.startswith("agibot, robot agibot\nepisodes  1, 5 actions")

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,51 +12,15 @@ from prophet_gym.data import EpisodeSource
 from prophet_gym.data.readers import BridgeSource
 from prophet_gym.errors import UnknownOptionError
 from tests.data_.readers.told import LENGTHS, actions, images, level, states, tasks
+from tests.data_.readers.writers import write_bridge, write_bridge_numpy
 
-DAY, EARLY = "2022-04-01_10-00-00", "2021-07-22_10-00-00"
-
-
-def write_raw(root: Path, number: int, day: str = DAY, protocol: int = 4) -> Path:
-    """A trajectory as the robot's recorder leaves it: images and states, and an action between two of them."""
-    folder = root / f"rss/toykitchen2/set_table/00/{day}/raw/traj_group0/traj{number}"
-    for camera, look in (("images0", images(number)), ("images1", 255 - images(number))):
-        (folder / camera).mkdir(parents=True)
-        for index, frame in enumerate(look):
-            Image.fromarray(frame).save(folder / camera / f"im_{index}.jpg", quality=95)
-    count = LENGTHS[number]
-    observed = {"full_state": states(number).astype(np.float64), "time_stamp": np.arange(count) / 5.0}
-    acted = [{"actions": action.astype(np.float64), "policy_type": "VR"} for action in actions(number)[:-1]]
-    for name, value in (("obs_dict", observed), ("policy_out", acted)):
-        (folder / f"{name}.pkl").write_bytes(pickle.dumps(value, protocol))
-    (folder / "lang.txt").write_text(f"{tasks(number)}\nconfidence: 1.0\n")
-    return folder
-
-
-def write_numpy(root: Path, numbers=(0, 1)) -> Path:
-    """`out.npy` as `bridgedata_raw_to_numpy.py` saves it."""
-    found = []
-    for number in numbers:
-        seen = [{"images0": frame, "state": state} for frame, state in zip(images(number), states(number), strict=True)]
-        acted = list(actions(number)[:-1])
-        found.append(
-            {
-                "observations": seen[:-1],
-                "next_observations": seen[1:],
-                "actions": acted,
-                "terminals": [0] * len(acted),
-                "language": [tasks(number)],
-            }
-        )
-    path = root / "rss/toykitchen2/set_table/00/train/out.npy"
-    path.parent.mkdir(parents=True)
-    np.save(path, np.array(found, dtype=object))
-    return path
+EARLY = "2021-07-22_10-00-00"
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_raw_trajectories_are_read_as_they_were_recorded(tmp_path, protocol):
     for number in (0, 1):
-        write_raw(tmp_path, number, protocol=protocol)
+        write_bridge(tmp_path, number, protocol=protocol)
     source = BridgeSource(tmp_path)
     assert isinstance(source, EpisodeSource)
     assert source.views == ("images0", "images1")
@@ -73,7 +36,7 @@ def test_raw_trajectories_are_read_as_they_were_recorded(tmp_path, protocol):
 
 
 def test_early_recordings_show_each_state_a_step_late(tmp_path):
-    write_raw(tmp_path, 1, EARLY)
+    write_bridge(tmp_path, 1, EARLY)
     episode = BridgeSource(tmp_path).episode(0)
     assert len(episode) == LENGTHS[1] - 2
     np.testing.assert_array_equal(episode.actions, actions(1)[:-2])
@@ -83,7 +46,7 @@ def test_early_recordings_show_each_state_a_step_late(tmp_path):
 
 def test_images_come_by_their_numbers(tmp_path):
     """im_10 comes after im_9, and not after im_1."""
-    folder = write_raw(tmp_path, 1)
+    folder = write_bridge(tmp_path, 1)
     grey = [20 * number for number in range(12)]
     for number, value in enumerate(grey):
         Image.fromarray(np.full((48, 64, 3), value, np.uint8)).save(folder / "images0" / f"im_{number}.jpg")
@@ -96,7 +59,7 @@ def test_images_come_by_their_numbers(tmp_path):
 
 
 def test_the_script_s_arrays_are_read(tmp_path):
-    write_numpy(tmp_path)
+    write_bridge_numpy(tmp_path)
     source = BridgeSource(tmp_path, without=["rss/toykitchen2/set_table/00/train/out.npy/0"])
     assert len(source) == 1
     episode = source.episode(0)
@@ -114,18 +77,18 @@ class _Planted:
 @pytest.mark.parametrize("name", ["obs_dict.pkl", "policy_out.pkl"])
 def test_nothing_in_a_pickle_is_executed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = write_raw(tmp_path, 0)
+    folder = write_bridge(tmp_path, 0)
     (folder / name).write_bytes(pickle.dumps({"full_state": _Planted()}))
     with pytest.raises(ValueError, match=rf"{name} must be a whole pickle of arrays: it names (posix|nt)\.mkdir"):
         BridgeSource(tmp_path).episode(0)
-    np.save(write_numpy(tmp_path / "own"), np.array([_Planted()], dtype=object))
+    np.save(write_bridge_numpy(tmp_path / "own"), np.array([_Planted()], dtype=object))
     with pytest.raises(ValueError, match=r"out\.npy must be a whole pickle of arrays: it names (posix|nt)\.mkdir"):
         BridgeSource(tmp_path / "own")
     assert not (tmp_path / "planted").exists()
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):
-    folder = write_raw(tmp_path, 0)
+    folder = write_bridge(tmp_path, 0)
     whole = (folder / "obs_dict.pkl").read_bytes()
     (folder / "obs_dict.pkl").write_bytes(whole[:-20])
     with pytest.raises(ValueError, match=r"obs_dict\.pkl must be a whole pickle of arrays"):
@@ -148,14 +111,14 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         BridgeSource(tmp_path, "images7")
     with pytest.raises(FileNotFoundError, match="no trajectory of BRIDGE"):
         BridgeSource(tmp_path / "nowhere")
-    path = write_numpy(tmp_path / "own")
+    path = write_bridge_numpy(tmp_path / "own")
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ValueError, match=r"out\.npy must be a whole pickle of arrays"):
         BridgeSource(tmp_path / "own")
 
 
 def test_inspect_says_what_bridge_has(tmp_path, capsys):
-    write_raw(tmp_path, 0)
+    write_bridge(tmp_path, 0)
     main(["inspect", f"bridge:{tmp_path}"])
     page = capsys.readouterr().out
     assert page.startswith("bridge, robot bridge\nepisodes  1, 5 actions")

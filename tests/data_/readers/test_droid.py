@@ -17,53 +17,12 @@ from prophet_gym.embodiments._kinematics import euler_to_matrix
 from prophet_gym.errors import UnknownOptionError
 from tests.data_.conftest import encode
 from tests.data_.readers.told import LENGTHS, actions, images, level, states, tasks
-
-SERIALS = {"wrist": "13062452", "ext1": "22008760", "ext2": "24400334"}
-POSE = [0.3, 0.5, 0.4, -1.7, 0.1, -2.0]
-LENS = np.array([[50.0, 0, 32.0], [0, 50.0, 24.0], [0, 0, 1]])
-
-
-def append(group: h5py.Group, values: dict) -> None:
-    """Adds a row to every data set, as `write_dict_to_hdf5` of droid's trajectory_writer.py does."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            append(group.require_group(key), value)
-            continue
-        value = np.asarray(value)
-        if key not in group:
-            group.create_dataset(key, (0, *value.shape), maxshape=(None, *value.shape), dtype=value.dtype)
-        group[key].resize(len(group[key]) + 1, axis=0)
-        group[key][-1] = value
-
-
-def write_episode(root: Path, number: int, *, lens: bool = True, success: bool = True) -> Path:
-    folder = root / ("success" if success else "failure") / f"2023-07-0{number + 1}" / "Fri_Jul__7_09:42:23_2023"
-    (folder / "recordings/MP4").mkdir(parents=True)
-    poses = {f"{serial}_left": POSE for serial in SERIALS.values()}
-    with h5py.File(folder / "trajectory.h5", "w") as file:
-        for state, action in zip(states(number).astype(float), actions(number).astype(float), strict=True):
-            robot = {"cartesian_position": state[:6], "gripper_position": float(state[6]), "joint_positions": [0.0] * 7}
-            seen = {"robot_state": robot, "camera_extrinsics": poses}
-            seen["camera_type"] = {serial: int(view != "wrist") for view, serial in SERIALS.items()}
-            if lens:
-                seen["camera_intrinsics"] = {f"{serial}_left": LENS for serial in SERIALS.values()}
-            done = {"cartesian_velocity": action[:6], "gripper_position": float(action[6])}
-            append(file, {"observation": seen, "action": done})
-        file.attrs["success"] = success
-    told = {"uuid": f"LAB+1+{number}", "lab": "LAB", "current_task": tasks(number), "success": success}
-    told["trajectory_length"] = LENGTHS[number]
-    for view, serial in SERIALS.items():
-        told |= {f"{view}_cam_serial": serial, f"{view}_cam_extrinsics": POSE}
-        look = {"ext1": images(number), "ext2": 255 - images(number), "wrist": images(number) // 2}[view]
-        # The ZED cameras record 60 frames a second at most; the file of an episode states that, whatever its rows do.
-        encode(folder / "recordings/MP4" / f"{serial}.mp4", look, fps=60)
-    (folder / f"metadata_LAB+1+{number}.json").write_text(json.dumps(told))
-    return folder
+from tests.data_.readers.writers import LENS, POSE, SERIALS, write_droid
 
 
 def test_episodes_are_read_as_they_were_recorded(tmp_path):
     for number in (0, 1):
-        write_episode(tmp_path, number)
+        write_droid(tmp_path, number)
     source = DroidSource(tmp_path)
     assert isinstance(source, EpisodeSource)
     for number in (0, 1):
@@ -82,12 +41,12 @@ def test_episodes_are_read_as_they_were_recorded(tmp_path):
 
 
 def test_the_camera_s_pose_comes_from_the_metadata(tmp_path):
-    write_episode(tmp_path, 0)
+    write_droid(tmp_path, 0)
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = euler_to_matrix(np.array(POSE[3:])), POSE[:3]
     expected = camera_matrix(LENS, pose, (48, 64))
     np.testing.assert_allclose(DroidSource(tmp_path).episode(0).camera, expected)
-    write_episode(tmp_path / "old", 0, lens=False)
+    write_droid(tmp_path / "old", 0, lens=False)
     assert DroidSource(tmp_path / "old").episode(0).camera is None
     words = f"droid:{tmp_path / 'old'},intrinsics=50+50+32+24"
     np.testing.assert_allclose(read_mixture_entry(words, {"given": as_given}).source.episode(0).camera, expected)
@@ -98,8 +57,8 @@ def test_the_camera_s_pose_comes_from_the_metadata(tmp_path):
 
 
 def test_outcomes_choose_episodes(tmp_path):
-    write_episode(tmp_path, 0)
-    failed = write_episode(tmp_path, 1, success=False)
+    write_droid(tmp_path, 0)
+    failed = write_droid(tmp_path, 1, success=False)
     assert len(DroidSource(tmp_path)) == 2
     episode = DroidSource(tmp_path, outcome="failure").episode(0)
     assert (episode.instruction, episode.done.any()) == (tasks(1), False)
@@ -117,7 +76,7 @@ def change_metadata(folder: Path, **changes) -> None:
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):
-    folder = write_episode(tmp_path, 0)
+    folder = write_droid(tmp_path, 0)
     change_metadata(folder, trajectory_length=7)
     with pytest.raises(ValueError, match=r"action/cartesian_velocity of .* must have the 7 rows .* state, has 6"):
         DroidSource(tmp_path).episode(0)
@@ -151,7 +110,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
 
 
 def test_a_file_without_actions_is_named(tmp_path):
-    folder = write_episode(tmp_path, 0)
+    folder = write_droid(tmp_path, 0)
     with h5py.File(folder / "trajectory.h5", "a") as file:
         del file["action/gripper_position"]
     with pytest.raises(ValueError, match=r"action/gripper_position of .* must be numbers \(rows, n\), is missing"):
@@ -159,7 +118,7 @@ def test_a_file_without_actions_is_named(tmp_path):
 
 
 def test_inspect_says_what_droid_has(tmp_path, capsys):
-    write_episode(tmp_path, 0)
+    write_droid(tmp_path, 0)
     main(["inspect", f"droid:{tmp_path}", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["robot"], found["missing"]) == ("droid", "droid", [])
