@@ -6,6 +6,7 @@ A step is an observation and the action after it; the outcome of the last action
 """
 
 import copy
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -288,7 +289,9 @@ def _leaves(node: Mapping[str, Any], name: str) -> Iterator[tuple[str, _Feature]
         yield name, _Feature("text")
     elif "tensor" in node and _at(node, "tensor", "encoding") in (None, "none"):
         dimensions = _at(node, "tensor", "shape", "dimensions") or []
-        yield name, _Feature("numbers", int(np.prod([int(each) for each in dimensions], initial=1)))
+        # A dimension that is not fixed is -1, or no number in a damaged file: no such feature can be read.
+        if all(str(each).isdigit() for each in dimensions):
+            yield name, _Feature("numbers", math.prod(map(int, dimensions)))
 
 
 def _at(node: Any, *keys: str) -> Any:
