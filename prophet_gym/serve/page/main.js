@@ -1,5 +1,6 @@
-// The page of `prophet play`: it samples what the user does at the robot's rate, sends a chunk of it, and shows the frames
-// of the chunk at the same rate while the next one is sampled.
+// The page of `prophet play`: it samples what the user does at the robot's rate and shows the frames at the same rate. A
+// chunk is dreamt as if what is held stayed; when that changes, it is dreamt again from its start, with the actions whose
+// frames were shown and the new ones. So an input waits for two dreams at most, not for the end of the chunk.
 import { Driver } from "./driver.js";
 import { plot } from "./plot.js";
 import { Channel, pack } from "./wire.js";
@@ -8,9 +9,9 @@ const MOST = 300; // chunks of an episode: all of its frames are kept
 const $ = (id) => document.getElementById(id);
 const about = await (await fetch("/about")).json();
 const step = 1000 / about.fps, [height, width] = about.frame_size, size = 3 * height * width, both = about.cameras.length > 1;
-const state = { playing: false, busy: true, asked: false, shown: 0, lead: 0, behind: 0 };
+const state = { playing: false, busy: true, asked: false, shown: 0, planned: 0, ticked: 0, behind: 0 };
 const driver = new Driver(about, $("views"), () => { if (!state.playing && !state.busy && !over()) play(true); });
-let dream, simulator, start, branch, branches = [], queue = [], delays = [], ticks = [], delay = NaN, plotted;
+let dream, simulator, start, branch, branches = [], plan = [], waits = [], delays = [], ticks = [], delay = NaN, plotted;
 
 // Where a view's frame comes from: images of every frame, or of the hand, which is seen once a chunk.
 const every = (world) => (frame) => world()?.frames[Math.min(frame, world().frames.length - 1)];
@@ -38,7 +39,7 @@ function draw() {
   }
   Object.assign($("seek"), { max: branch.frames.length - 1, value: at });
   $("frame").textContent = `${at} of ${branch.frames.length - 1}`;
-  if (plotted === (plotted = `${branches.indexOf(branch)} ${chunk} ${branch.chunks.length}`)) return;
+  if (plotted === (plotted = [branches.indexOf(branch), chunk, branch.chunks.length, branch.chunks.at(-1)?.uncertainty].join())) return;
   for (const name of ["uncertainty", "reward"]) {
     $(name).value = Number.isFinite(told?.[name]) ? told[name].toPrecision(3) : "–";
     plot($(`${name}-plot`), branch.chunks.map((each) => each[name]), chunk, name);
@@ -49,7 +50,8 @@ function say(text, kind = "") { if ($("say").textContent !== text) $("say").text
 const over = () => branch && (branch.done || branch.chunks.length >= MOST);
 function play(on) {
   state.playing = on &&= Boolean(branch);
-  queue = [];
+  [plan, waits] = [[], []];
+  state.planned = state.shown;
   $("play").textContent = on ? "Pause" : "Drive";
   if (on) say(`${start.instruction}.`);
 }
@@ -62,13 +64,13 @@ async function alone(work) { // one thing at a time, and no step meanwhile
   state.busy = false;
 }
 
-// Take the chunk's frames and what is told of it into a world's record.
-function record(world, found) {
-  const { frames } = found.info;
+// Take the frames of a world's next chunk, or of one that was dreamt again, and what is told of it into its record.
+function record(world, found, chunk = (world.frames.length - 1) / about.chunk) {
+  const { frames } = found.info, from = 1 + chunk * about.chunk;
   for (let place = 0; place < about.chunk; place++) {
-    world.frames.push(frames ? frames.data.subarray(place * size, (place + 1) * size) : world.frames.at(-1));
+    world.frames[from + place] = frames ? frames.data.subarray(place * size, (place + 1) * size) : world.frames[from - 1];
   }
-  world.hands.push(found.observation.wrist_image?.data);
+  world.hands[1 + chunk] = found.observation.wrist_image?.data;
   world.done ||= Boolean(found.terminated.data[0] || found.truncated.data[0]);
 }
 const opened = (found) => ({ frames: [found.observation.image.data], hands: [found.observation.wrist_image?.data], done: false });
@@ -130,45 +132,87 @@ async function resume(chosen, chunks, forked) {
   say(branch.done ? "This episode has ended." : `From frame ${state.shown}: press a key to drive on.`);
 }
 
-async function advance(sampled) {
-  const actions = sampled.map(({ action }) => action);
-  const began = performance.now(), own = branch;
+// Dream the next chunk, or `again` the newest one.
+async function advance(sampled, again) {
+  const actions = sampled.map(({ action }) => action), began = performance.now(), own = branch;
+  const chunk = own.chunks.length - Number(again), asked = [];
   if (own.beside) {
     state.behind++;
     simulator.ask("step", { actions: [actions] }).then((found) => record(own.beside, found))
       .catch((error) => say(error.message, "wrong")).finally(() => { state.behind--; waiting(); });
   }
-  const found = await dream.ask("step", { actions: [actions] });
+  if (again) asked.push(dream.ask("restore", { states: [new Uint8Array(await own.base)] }));
+  else own.base = own.snapshots[chunk].then((blob) => blob.arrayBuffer());
+  asked.push(dream.ask("step", { actions: [actions] }));
+  const snapshot = saved();
+  snapshot.catch(() => {}); // the step has failed too, and says so
+  const found = (await Promise.all(asked)).at(-1);
   delays = [...delays.slice(-4), performance.measure("chunk", { start: began }).duration];
-  state.lead = Math.min(about.chunk - 1, Math.ceil(Math.max(...delays) / step));
-  record(own, found);
-  own.chunks.push({ actions, reward: found.reward.data[0], uncertainty: found.info.uncertainty?.data[0],
-    since: sampled.map(({ since }) => since) });
-  own.snapshots.push(saved());
+  record(own, found, chunk);
+  own.chunks[chunk] = { actions, sampled, reward: found.reward.data[0], uncertainty: found.info.uncertainty?.data[0] };
+  own.snapshots[chunk + 1] = snapshot;
   if (!state.playing) draw();
 }
 
 const waiting = () => { $("views").dataset.waiting = Number(state.asked) + state.behind; };
-const sample = () => driver.sample(start, Number($("speed").value));
+const longest = () => Math.max(step, ...delays); // milliseconds that a dream takes
+const atMost = (milliseconds) => Math.min(about.chunk - 1, Math.ceil(milliseconds / step)); // frames, fewer than a chunk's
 
-function send() {
-  const sampled = [...queue], held = queue.length < about.chunk && sample();
-  while (sampled.length < about.chunk) sampled.push(held);
-  queue = [];
+// What is done now is for a frame that can still be changed when the dream under way has ended: so each twentieth of a
+// second has its own, in order. Beside a simulator, which takes no step again, it is for the next chunk.
+function listen() {
+  const left = branch.frames.length - 1 - state.shown, rests = !left && !state.asked;
+  if (rests) { [plan, waits] = [[], []]; state.planned = state.shown; }
+  const due = state.shown + (rests ? 1 : branch.beside ? about.chunk : Math.max(1, atMost(2 * longest()) - 1));
+  if (left > about.chunk || state.planned >= due) return;
+  const { active } = driver, sampled = { ...driver.sample(start, Number($("speed").value)), active, frame: due };
+  while (state.planned < due - 1) plan[++state.planned] = kept(sampled);
+  plan[state.planned = due] = sampled;
+  if (sampled.since) waits = [...waits, sampled];
+}
+const kept = ({ held }) => ({ action: held, held });
+const wanted = (frame) => plan[frame] ?? kept(plan[state.planned]);
+
+// Begin the next chunk so late that its frames are there in time, or dream the newest one again while there is time.
+function act() {
+  if (state.asked || state.busy || !state.playing || over() || !plan[state.planned]) return;
+  const last = branch.frames.length - 1, left = last - state.shown, newest = branch.chunks.at(-1);
+  const lead = Math.max(1, atMost(performance.now() - state.ticked + longest())), from = state.shown + lead;
+  if (left <= lead) {
+    const moves = !$("still").checked || driver.active || plan.slice(last + 1).some(({ active }) => active);
+    if (moves && state.behind < 2) send(last + 1, last + 1, []);
+  } else if (branch.base && !branch.beside && left <= about.chunk && left >= 2 * lead) {
+    const differs = ({ action }, place) => place > about.chunk - 1 - left + lead - 1
+      && String(wanted(last + 1 - about.chunk + place).action) !== String(action);
+    if (newest.sampled.some(differs)) send(last + 1 - about.chunk, from, newest.sampled);
+  }
+}
+
+// Ask for the chunk that begins at frame `first`, with new actions for the frames from `from` on.
+function send(first, from, before) {
+  waits = waits.filter((late) => {
+    if (late.frame < from) { // its frame is made already: the first that is not takes it
+      const next = wanted(from), taps = String(late.action) !== String(late.held);
+      plan[from] = { ...next, since: Math.min(late.since, next.since ?? late.since), action: taps ? late.action : next.action };
+      state.planned = Math.max(state.planned, from);
+    }
+    return late.frame >= first + about.chunk;
+  });
+  const sampled = Array.from({ length: about.chunk }, (_, place) => (first + place < from ? before[place] : wanted(first + place)));
   state.asked = true;
-  state.pending = advance(sampled).catch((error) => { play(false); say(error.message, "wrong"); }).finally(() => { state.asked = false; waiting(); });
+  state.pending = advance(sampled, first < branch.frames.length).catch((error) => { play(false); say(error.message, "wrong"); })
+    .finally(() => { state.asked = false; waiting(); act(); });
   waiting();
 }
 
 function tick() {
   if (state.busy || !state.playing) return;
-  const now = performance.now();
+  const now = state.ticked = performance.now();
   if (state.shown < branch.frames.length - 1) {
     state.shown++;
     draw();
     ticks = [...ticks.filter((each) => each > now - 2000), now];
-    const chunk = branch.chunks[Math.ceil(state.shown / about.chunk) - 1], since = chunk?.since.shift();
-    if (since) delay = performance.measure("input to frame", { start: since, end: now }).duration;
+    answered(now);
     count("frames");
   } else if (state.asked) count("late");
   const left = branch.frames.length - 1 - state.shown;
@@ -179,11 +223,17 @@ function tick() {
       ? "The reward model finds the task done. Go back, or restart." : "The episode has ended. Go back, or restart.", "done");
     return;
   }
-  // The actions of a chunk are those from its predecessor's first frame on; while it is generated, what is held stays.
-  if (state.asked || left >= about.chunk || ($("still").checked && !driver.active && !queue.length)) return;
-  if (queue.length === about.chunk) queue.pop();
-  queue.push(sample());
-  if (left <= state.lead && state.behind < 2) send();
+  listen();
+  act();
+}
+
+// Measure the inputs that the frame is the first to answer.
+function answered(now) {
+  const place = (state.shown - 1) % about.chunk, { sampled = [] } = branch.chunks[(state.shown - 1 - place) / about.chunk] ?? {};
+  for (const each of sampled.slice(0, place + 1)) {
+    if (each.since) delay = performance.measure("input to frame", { start: each.since, end: now }).duration;
+    each.since = undefined;
+  }
 }
 
 const count = (name) => { $("views").dataset[name] = 1 + Number($("views").dataset[name] ?? 0); };
