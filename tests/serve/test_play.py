@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
-from prophet_gym.errors import UnknownOptionError
 from prophet_gym.serve._messages import pack
 from prophet_gym.serve._play import FILES, encode_clip, page_routes, require_drivable, view_of
 from prophet_gym.sims import simulator
@@ -366,10 +365,3 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere():
     assert sum(bool(line.strip()) for line in text.splitlines()) <= 580
     assert text.count("http://") == text.count("http://www.w3.org/2000/svg")
     assert "https://" not in text
-
-
-def test_human_rendering_is_refused_and_the_page_named():
-    import gymnasium as gym
-
-    with pytest.raises(UnknownOptionError, match=r"rgb_array, rgb_array_list.*prophet play"):
-        gym.make("Prophet-LIBERO-v0", render_mode="human")
