@@ -190,14 +190,15 @@ function act() {
 
 // Ask for the chunk that begins at frame `first`, with new actions for the frames from `from` on.
 function send(first, from, before) {
-  waits = waits.filter((late) => {
-    if (late.frame < from) { // its frame is made already: the first that is not takes it
-      const next = wanted(from), taps = String(late.action) !== String(late.held);
-      plan[from] = { ...next, since: Math.min(late.since, next.since ?? late.since), action: taps ? late.action : next.action };
-      state.planned = Math.max(state.planned, from);
-    }
-    return late.frame >= first + about.chunk;
-  });
+  const end = first + about.chunk;
+  let free = from;
+  for (const late of waits.filter(({ frame }) => frame < from)) { // its frame is made already: it takes one that is not
+    while (free < end - 1 && plan[free]?.since) free++;
+    const { held, since, action } = wanted(free), earliest = Math.min(late.since, since ?? late.since);
+    plan[free] = { ...late, held, since: earliest, action: since ? action : late.action };
+    state.planned = Math.max(state.planned, free);
+  }
+  waits = waits.filter(({ frame }) => frame >= end);
   const sampled = Array.from({ length: about.chunk }, (_, place) => (first + place < from ? before[place] : wanted(first + place)));
   state.asked = true;
   state.pending = advance(sampled, first < branch.frames.length).catch((error) => { play(false); say(error.message, "wrong"); })
