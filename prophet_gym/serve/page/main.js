@@ -156,19 +156,22 @@ async function advance(sampled, again) {
 
 const waiting = () => { $("views").dataset.waiting = Number(state.asked) + state.behind; };
 const longest = () => Math.max(step, ...delays); // milliseconds that a dream takes
-const atMost = (milliseconds) => Math.min(about.chunk - 1, Math.ceil(milliseconds / step)); // frames, fewer than a chunk's
+const frames = (milliseconds) => Math.max(1, Math.ceil(milliseconds / step));
+const fewer = (count) => Math.min(about.chunk - 1, count); // than a chunk has
 
 // What is done now is for a frame that can still be changed when the dream under way has ended: so each twentieth of a
 // second has its own, in order. Beside a simulator, which takes no step again, it is for the next chunk.
 function listen() {
   const left = branch.frames.length - 1 - state.shown, rests = !left && !state.asked;
   if (rests) { [plan, waits] = [[], []]; state.planned = state.shown; }
-  const due = state.shown + (rests ? 1 : branch.beside ? about.chunk : Math.max(1, atMost(2 * longest()) - 1));
+  const due = state.shown + (rests ? 1 : branch.beside ? about.chunk : fewer(frames(2 * longest() - step)));
   if (left > about.chunk || state.planned >= due) return;
   const { active } = driver, sampled = { ...driver.sample(start, Number($("speed").value)), active, frame: due };
   while (state.planned < due - 1) plan[++state.planned] = kept(sampled);
   plan[state.planned = due] = sampled;
-  if (sampled.since) waits = [...waits, sampled];
+  const { sampled: made = [] } = branch.chunks.at(-1) ?? {}, place = due - branch.frames.length + made.length;
+  if (String(made[place]?.action) === String(sampled.action)) made[place] = sampled; // its frame has it already
+  else if (sampled.since) waits = [...waits, sampled];
 }
 const kept = ({ held }) => ({ action: held, held });
 const wanted = (frame) => plan[frame] ?? kept(plan[state.planned]);
@@ -177,11 +180,11 @@ const wanted = (frame) => plan[frame] ?? kept(plan[state.planned]);
 function act() {
   if (state.asked || state.busy || !state.playing || over() || !plan[state.planned]) return;
   const last = branch.frames.length - 1, left = last - state.shown, newest = branch.chunks.at(-1);
-  const lead = Math.max(1, atMost(performance.now() - state.ticked + longest())), from = state.shown + lead;
+  const passed = performance.now() - state.ticked, lead = fewer(frames(passed + longest())), from = state.shown + lead;
   if (left <= lead) {
     const moves = !$("still").checked || driver.active || plan.slice(last + 1).some(({ active }) => active);
     if (moves && state.behind < 2) send(last + 1, last + 1, []);
-  } else if (branch.base && !branch.beside && left <= about.chunk && left >= 2 * lead) {
+  } else if (branch.base && !branch.beside && left <= about.chunk && left >= frames(passed + 2 * longest())) {
     const differs = ({ action }, place) => place > about.chunk - 1 - left + lead - 1
       && String(wanted(last + 1 - about.chunk + place).action) !== String(action);
     if (newest.sampled.some(differs)) send(last + 1 - about.chunk, from, newest.sampled);
