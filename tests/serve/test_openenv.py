@@ -25,13 +25,13 @@ def test_its_generic_client_resets_steps_asks_for_the_state_and_closes(server):
         observation, info = envs.reset(seed=5, options={"task": 1})
         np.testing.assert_array_equal(image(result.observation["image"]), observation["image"][0])
         assert result.observation["instruction"] == info["instruction"][0]
-        for count in (1, 2):
+        for _ in range(2):
             result = env.step({"actions": still(envs)[0].tolist()})
             _, reward, _, truncated, info = envs.step(still(envs))
             assert (result.reward, result.done) == (reward[0], truncated[0])
             frames = [image(each) for each in result.observation["frames"]]
             np.testing.assert_array_equal(frames, info["frames"][0])
-        assert env.state()["step_count"] == count == 2
+        assert env.state()["step_count"] == 2
         with pytest.raises(RuntimeError, match="VALIDATION_ERROR"):
             env.step({"actions": [[9.0] * 7] * 4})
         assert len(server.sessions) == 1

@@ -228,7 +228,7 @@ def test_the_code_of_the_page_runs(running, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 def test_the_bundled_model_dreams_the_same_to_the_bit_for_two_hundred_steps(tmp_path, monkeypatch):
-    """Over whole episodes and the resets between them; a server in a process of its own, as `prophet serve` starts it."""
+    """Over whole episodes and the resets between them; the server is `prophet serve` in a process of its own."""
     options = {"render": "chunk", "max_episode_steps": 30, "autoreset_mode": "SameStep"}
     monkeypatch.delenv("PROPHET_TOKEN", raising=False)
     with served("bundled", tmp_path / "token") as (_, url):
