@@ -74,7 +74,7 @@ function record(world, found, chunk = (world.frames.length - 1) / about.chunk) {
   world.done ||= Boolean(found.terminated.data[0] || found.truncated.data[0]);
 }
 const opened = (found) => ({ frames: [found.observation.image.data], hands: [found.observation.wrist_image?.data], done: false });
-const saved = () => dream.ask("snapshot").then(({ states }) => new Blob([states[0]])); // a browser may put it on its disk
+const saved = (message = {}) => dream.ask("snapshot", message).then(({ states }) => new Blob([states[0]])); // a browser may put it on its disk
 const copied = (world, chunks) => ({ frames: world.frames.slice(0, 1 + chunks * about.chunk), hands: world.hands.slice(0, 1 + chunks), done: false });
 
 async function open(channel, path, split) {
@@ -113,6 +113,8 @@ function shown(frame) {
 // Return to a moment of an episode: the dream from its snapshot, the simulator by doing the same again.
 async function resume(chosen, chunks, forked) {
   say("Going back …");
+  branch.again = false; // what the server keeps is soon of another chunk
+  branch.snapshots[branch.chunks.length] ??= saved();
   const bytes = new Uint8Array(await (await chosen.snapshots[chunks]).arrayBuffer());
   await dream.ask("restore", { states: [bytes] });
   const whole = chunks === chosen.chunks.length;
@@ -141,16 +143,17 @@ async function advance(sampled, again) {
     simulator.ask("step", { actions: [actions] }).then((found) => record(own.beside, found))
       .catch((error) => say(error.message, "wrong")).finally(() => { state.behind--; waiting(); });
   }
-  if (again) asked.push(dream.ask("restore", { states: [new Uint8Array(await own.base)] }));
-  else own.base = own.snapshots[chunk].then((blob) => blob.arrayBuffer());
+  asked.push(again ? dream.ask("restore", { kept: true }) : dream.ask("snapshot", { keep: true })); // where the chunk begins
   asked.push(dream.ask("step", { actions: [actions] }));
-  const snapshot = saved();
-  snapshot.catch(() => {}); // the step has failed too, and says so
+  if (!again) {
+    own.snapshots[chunk] = saved({ kept: true });
+    own.snapshots[chunk].catch(() => {}); // the step has failed too, and says so
+  }
   const found = (await Promise.all(asked)).at(-1);
   delays = [...delays.slice(-4), performance.measure("chunk", { start: began }).duration];
   record(own, found, chunk);
   own.chunks[chunk] = { actions, sampled, reward: found.reward.data[0], uncertainty: found.info.uncertainty?.data[0] };
-  own.snapshots[chunk + 1] = snapshot;
+  own.again = true;
   if (!state.playing) draw();
 }
 
@@ -184,11 +187,19 @@ function act() {
   if (left <= lead) {
     const moves = !$("still").checked || driver.active || plan.slice(last + 1).some(({ active }) => active);
     if (moves && state.behind < 2) send(last + 1, last + 1, []);
-  } else if (branch.base && !branch.beside && left <= about.chunk && left >= frames(passed + 2 * longest())) {
+  } else if (branch.again && !branch.beside && left <= about.chunk && left >= frames(passed + 2 * longest())) {
     const differs = ({ action }, place) => place > about.chunk - 1 - left + lead - 1
       && String(wanted(last + 1 - about.chunk + place).action) !== String(action);
     if (newest.sampled.some(differs)) send(last + 1 - about.chunk, from, newest.sampled);
   }
+}
+
+function forget() {
+  branch.chunks.length--;
+  branch.hands.length--;
+  branch.frames.length -= about.chunk;
+  branch.again = false;
+  shown(Math.min(state.shown, branch.frames.length - 1));
 }
 
 // Ask for the chunk that begins at frame `first`, with new actions for the frames from `from` on.
@@ -203,8 +214,13 @@ function send(first, from, before) {
   }
   waits = waits.filter(({ frame }) => frame >= end);
   const sampled = Array.from({ length: about.chunk }, (_, place) => (first + place < from ? before[place] : wanted(first + place)));
+  const again = first < branch.frames.length;
   state.asked = true;
-  state.pending = advance(sampled, first < branch.frames.length).catch((error) => { play(false); say(error.message, "wrong"); })
+  state.pending = advance(sampled, again).catch((error) => {
+    play(false);
+    if (again) forget(); // the server went back to where it began
+    say(error.message, "wrong");
+  })
     .finally(() => { state.asked = false; waiting(); act(); });
   waiting();
 }
