@@ -150,7 +150,7 @@ async function advance(sampled, again) {
     own.snapshots[chunk].catch(() => {}); // the step has failed too, and says so
   }
   const found = (await Promise.all(asked)).at(-1);
-  delays = [...delays.slice(-4), performance.measure("chunk", { start: began }).duration];
+  delays = [...delays.slice(-7), performance.measure("chunk", { start: began }).duration];
   record(own, found, chunk);
   own.chunks[chunk] = { actions, sampled, reward: found.reward.data[0], uncertainty: found.info.uncertainty?.data[0] };
   own.again = true;
@@ -158,7 +158,8 @@ async function advance(sampled, again) {
 }
 
 const waiting = () => { $("views").dataset.waiting = Number(state.asked) + state.behind; };
-const longest = () => Math.max(step, ...delays); // milliseconds that a dream takes
+// Milliseconds that a dream takes: as many as all but one of the last eight, since one that is late is no rule.
+const longest = () => Math.max(step, [...delays].sort((one, other) => other - one)[delays.length > 3 ? 1 : 0] ?? 0);
 const frames = (milliseconds) => Math.max(1, Math.ceil(milliseconds / step));
 const fewer = (count) => Math.min(about.chunk - 1, count); // than a chunk has
 
