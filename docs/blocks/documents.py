@@ -81,6 +81,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "events": learning.events,
     "policy-memory": policies.memory,
     "scale": scale.scale,
+    "workers": scale.workers,
     "policy-shards": policies.shards,
     **ceiling.BLOCKS,
     **reach.BLOCKS,
