@@ -98,7 +98,7 @@ def _with_kept(session: Session, act: str, message: Mapping[str, Any]) -> dict[s
         if session.kept is None:
             raise ValueError("this session keeps no snapshot yet: ask it for one with keep=true")
         kept = {"states": list(session.kept)}
-        return kept if act == "snapshot" else _restore(session.envs, {**message, **kept})
+        return kept if act == "snapshot" else ACTS[act](session.envs, {**message, **kept})
     found = ACTS[act](session.envs, message)
     if act == "snapshot" and message.get("keep"):
         session.kept, found = found["states"], {"states": []}
