@@ -40,6 +40,7 @@ class ActionConfig(FrameConfig):
     action_high: tuple[float, ...] = (1.0,) * 7
     rest_action: tuple[float, ...] | None = None
     fps: float = 20.0
+    held_out: int = 20  # one episode in so many of its data was kept from training, see `held_out`
 
     # Nothing is tracked, so nothing pulls at a tracked path.
     reader_weight: ClassVar[float] = 0.0
@@ -64,6 +65,7 @@ class ActionConfig(FrameConfig):
                 ),
                 **beyond_size("action_low and action_high", [*self.action_low, *self.action_high]),
                 f"fps={self.fps} must be above 0": not self.fps > 0,
+                f"held_out={self.held_out} must be at least 1": self.held_out < 1,
             }
         )
         Robot.described(vars(self))  # whose bounds must be such
