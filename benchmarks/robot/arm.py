@@ -54,7 +54,9 @@ class Camera:
     def intrinsics(self) -> np.ndarray:
         """Return the 3x3 matrix to pixels."""
         height, width = SIZE
-        return np.array([[self.focal * height, 0, width / 2], [0, self.focal * height, height / 2], [0, 0, 1]])
+        return np.array(
+            [[self.focal * height, 0, (width - 1) / 2], [0, self.focal * height, (height - 1) / 2], [0, 0, 1]]
+        )
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """Return the pixels (column, row) where points of the arm's frame are seen."""
@@ -115,7 +117,7 @@ class Scene:
         image = np.full((fine * SIZE[0], fine * SIZE[1], 3), (196, 188, 174), np.uint8)
 
         def pixels(points: np.ndarray) -> np.ndarray:
-            return np.round(fine * camera.pixels(np.asarray(points, float)) * 16).astype(np.int32)
+            return np.round((fine * (camera.pixels(np.asarray(points, float)) + 0.5) - 0.5) * 16).astype(np.int32)
 
         def fill(points: np.ndarray, colour: tuple[int, int, int]) -> None:
             cv2.fillConvexPoly(image, cv2.convexHull(pixels(points)), colour, cv2.LINE_AA, 4)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from zlib import crc32
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from prophet_gym._io.networks import fill_matching
@@ -21,6 +22,7 @@ from prophet_gym.data._mixture import named_options
 from prophet_gym.data._recording import list_recordings
 from prophet_gym.data._stacked import StackedSource, is_lerobot
 from prophet_gym.embodiments import Robot, named_robot
+from prophet_gym.embodiments._urdf import read_calibration, read_chain, tool_path
 from prophet_gym.prophet import ActionConfig, ActionProphet, FrameProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import Untracked
@@ -74,7 +76,8 @@ def _load_base(args: Args) -> ActionProphet:
             f"--base {args.base} must be a model of a LeRobot data set, is a {type(base).__name__}: give --init-from, "
             "which begins with the weights that fit"
         )
-    fixed = {"--cameras": args.cameras, "--size": args.size, "--embodiment": args.embodiment, "--chunk": args.chunk}
+    names = ("cameras", "size", "embodiment", "chunk", "urdf")
+    fixed = {f"--{name}": getattr(args, name) for name in names}
     if given := [name for name, value in fixed.items() if value]:
         raise ValueError(f"{', '.join(given)} and all else of that kind are those of --base: leave them away")
     return base
@@ -200,6 +203,7 @@ class ActionTraining(Training):
             fps=recorded[0].fps,
             held_out=self.args.held_out,
             embodiment=robot.name,
+            **self._tools(spec.names, actions),
             suite=first.suite,
             look="recorded",
         )
@@ -217,6 +221,23 @@ class ActionTraining(Training):
         scene = {"suite": self.sets[0].suite} if self.args.lora_rank else {}
         # Its actions stay in deviations of the data that it began with: the weights know no others.
         return replace(base, **bounds, held_out=self.args.held_out, **scene)
+
+    def _tools(self, names: Sequence[str], actions: Float[np.ndarray, "n a"]) -> dict[str, Any]:
+        """Return what the URDF and the calibration say, where they are given."""
+        args, first = self.args, self.sets[0]
+        if not args.known():
+            return {}
+        chain = read_chain(args, names, actions)
+        path = tool_path(chain, torch.from_numpy(actions)).numpy()
+        found: dict[str, Any] = {
+            "tool_chain": chain,
+            "tool_mean": tuple(path.mean(axis=0).tolist()),
+            "tool_std": tuple(np.maximum(path.std(axis=0), _NARROWEST).tolist()),
+        }
+        if args.calibration is not None:
+            cameras = {each.camera: each.episode(0).frames(0, 1).shape[1:3] for each in first.sources}
+            found["tool_cameras"] = read_calibration(args.calibration, cameras, first.size)
+        return found
 
     def _robot(self, episode: Episode, actions: Float[np.ndarray, "n a"]) -> Robot:
         """Return the robot that is named, or one as the data describe it."""

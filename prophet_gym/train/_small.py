@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from prophet_gym._arguments import (
-    Arguments,
     Count,
     CountOrNone,
     DeviceOrAuto,
@@ -42,6 +41,7 @@ from prophet_gym.data._first_frames import first_frames
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import list_recordings, name_of, opened
 from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments._urdf import UrdfOptions
 from prophet_gym.envs._initial_states import INDEX_NAME, write_initial_states
 from prophet_gym.prophet import FrameProphet, Prophet, SmallConfig, SmallProphet, TwoViewConfig, TwoViewProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
@@ -68,7 +68,7 @@ _STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "latents", "tracker", "t
 
 
 @dataclass(frozen=True)
-class Args(Arguments):
+class Args(UrdfOptions):
     """Train the small Prophet from recordings or LeRobot data sets, or adapt a checkpoint of it to another scene.
 
     Under `accelerate launch --num_processes N -m prophet_gym train`, or torchrun, N processes average their gradients.
@@ -155,8 +155,8 @@ def begin_together(args: Args) -> torch.device:
 
 def _require_cameras(args: Args) -> tuple[str, ...]:
     """Return the cameras of recordings to dream; raise ValueError for options that are of LeRobot data sets alone."""
-    if args.size is not None or args.embodiment is not None:
-        raise ValueError("--size and --embodiment are of LeRobot data sets: a recording knows its robot, at its size")
+    if args.size is not None or args.embodiment is not None or args.known():
+        raise ValueError("--size, --embodiment and --urdf are of LeRobot data sets: a recording knows its robot")
     cameras = args.cameras or (FIRST_CAMERA,)
     for camera in cameras:
         if camera not in CAMERAS:
@@ -197,7 +197,7 @@ def begin_stages(args: Args, base: Path | None, stages: Sequence[Stage], data: d
     recorded = {**data, "held_out": args.held_out, "max_episodes": args.max_episodes}
     views = {} if args.cameras == (FIRST_CAMERA,) else {"cameras": args.cameras}
     known = {"init_from": args.init_from}
-    network = {} if base is not None else {"layers": args.layers, "width": args.width, **views, **known}
+    network = {} if base is not None else {"layers": args.layers, "width": args.width, **views, **known, **args.known()}
     # Steps and minutes are not among them: a run may resume with more.
     training = {name: getattr(args, name) for name in ("batch_size", "chunks", "single_until", "warmup", "ema")}
     asked: dict[str, dict[str, Any]] = {
