@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prophet_gym.evaluation._report import machine
+from prophet_gym.train._run_folder import steps_done
 
 STEPS = {"autoencoder": 300, "decoder": 200, "transformer": 1_000}
 
@@ -63,6 +64,8 @@ def main() -> None:
         "data": described(given.data),
         "runs": runs,
         "machine": machine(),
+        "minutes": given.minutes,
+        "steps": {**STEPS, "taken": steps_done(given.out, "transformer")},
         "evaluation": {name: evaluation[name] for name in ("episodes", "horizons")},
         "reward": json.loads((model / "success_head" / "metrics.json").read_text())["held_out"],
         "model_mb": round(sum(path.stat().st_size for path in model.glob("*/*.safetensors")) / 1e6, 1),

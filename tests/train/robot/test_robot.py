@@ -165,11 +165,12 @@ def test_a_urdf_and_a_calibration_give_action_frames_which_need_no_files_later(j
     model = Prophet.from_pretrained(folder)
     assert isinstance(model, ActionProphet)
     assert (model.transformer.config["action_dim"], model.transformer.config["action_frame_channels"]) == (9, 16)
-    asked = torch.from_numpy(joints(0, 4))[None]
+    poses = np.stack([arm.reach(np.array([0.2, side, 0.05]), 10) for side in (-0.06, -0.02, 0.03, 0.07)])
+    asked = torch.from_numpy(poses)[None]
     frames = model.config.action_frames(tool_path(model.config.tool_chain, asked), (32, 48))
     # The disc lies where the camera sees the tool.
     for step, disc in enumerate(frames[0, :, 0]):
-        u, v, depth = np.array(model.config.tool_cameras[0]) @ np.append(arm.places(joints(0, 4)[step])[-1], 1)
+        u, v, depth = np.array(model.config.tool_cameras[0]) @ np.append(arm.places(poses[step])[-1], 1)
         row, column = divmod(int(disc.argmax()), 48)
         assert column == pytest.approx(u / depth * 48 - 0.5, abs=0.51)
         assert row == pytest.approx(v / depth * 32 - 0.5, abs=0.51)
