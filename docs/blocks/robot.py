@@ -34,8 +34,8 @@ def robot() -> str:
     reward, steps = found["reward"], found["steps"]
     return "\n\n".join([
         f"{data['episodes']} episodes of the arm above, {data['minutes']:.1f} minutes of recording, {data['mb']:.1f} "
-        f"MB; the model has {found['model_mb']:.1f} MB. On {where(found['machine'])}, one thread on a machine that others "
-        f"used, so the processor's minutes count; the transformer took {steps['taken']} steps in the "
+        f"MB; the model has {found['model_mb']:.1f} MB. On {where(found['machine'])}, one thread on a machine that "
+        f"others used, so the processor's minutes count; the transformer took {steps['taken']} steps in the "
         f"{found['minutes']:g} minutes that it was given.",
         markdown_table(["command", "minutes", "processor's minutes", "memory, MB"], rows),
         f"{found['evaluation']['episodes']} episodes that training kept out; mean [95% interval] "
