@@ -168,9 +168,10 @@ def test_lerobots_own_converter_takes_the_set_of_layout_v21(second, tmp_path):
     """So what the reader was tried on is a set of v2.1 in the eyes of those who made that layout."""
     from lerobot.datasets.v30.convert_dataset_v21_to_v30 import convert_dataset
 
-    shutil.copytree(second, tmp_path / "my_set")
-    convert_dataset("local/arm", root=tmp_path / "my_set", push_to_hub=False)
-    back, given = (StackedSource(f"lerobot:{each}", list(CAMERAS)) for each in (tmp_path / "my_set", second))
+    place = tmp_path / "local" / "arm"
+    shutil.copytree(second, place)
+    convert_dataset("local/arm", root=tmp_path, push_to_hub=False)
+    back, given = (StackedSource(f"lerobot:{each}", list(CAMERAS)) for each in (place, second))
     assert back.layout == "v3.0"
     here, there = back.episode(EPISODES - 1), given.episode(EPISODES - 1)
     np.testing.assert_array_equal(here.actions, there.actions)
