@@ -35,7 +35,7 @@ def run(
 
     Raises:
         CheckpointError: `folder/last.pt` is damaged, or an earlier version wrote it.
-        ProcessLostError: Another process was lost in an update.
+        ProcessLostError: Another process was lost.
         ValueError: The folder holds a run with other settings, or not all processes see it.
     """
     if evaluate_every < 1:
@@ -51,22 +51,23 @@ def run(
     bar = progress_bar("train", updates, "update", done=trainer.done, stays=True)
     try:
         while trainer.done < updates:
-            metrics = trainer.iterate()
-            due = trainer.done == updates or trainer.done % evaluate_every == 0
-            if evaluate is not None and due:
-                found = evaluate()
-                metrics |= {f"evaluation/{name}": value for name, value in found.items()}
-                if found["success"] > best:
-                    weights = {name: whole(each) for name, each in trainer.policy.state_dict().items()}
-                    if main:
-                        state = {"policy": weights, "updates": trainer.done, "score": found["success"]}
-                        save_checkpoint(folder / BEST, state)
-                best = max(best, found["success"])
-            if main:
-                # Logged before it is saved: a kill between the two logs an update again, and never loses one.
-                for logger in loggers:
-                    logger.log(metrics, trainer.done - 1)
-            save_run(folder, {"trainer": trainer.state_dict(), "best": best})
+            with trainer.learner.watched(f"in or after update {trainer.done}"):
+                metrics = trainer.iterate()
+                due = trainer.done == updates or trainer.done % evaluate_every == 0
+                if evaluate is not None and due:
+                    found = evaluate()
+                    metrics |= {f"evaluation/{name}": value for name, value in found.items()}
+                    if found["success"] > best:
+                        weights = {name: whole(each) for name, each in trainer.policy.state_dict().items()}
+                        if main:
+                            state = {"policy": weights, "updates": trainer.done, "score": found["success"]}
+                            save_checkpoint(folder / BEST, state)
+                    best = max(best, found["success"])
+                if main:
+                    # Logged before it is saved: a kill between the two logs an update again, and never loses one.
+                    for logger in loggers:
+                        logger.log(metrics, trainer.done - 1)
+                save_run(folder, {"trainer": trainer.state_dict(), "best": best})
             shown |= {name: f"{metrics[name]:.3g}" for name in _SHOWN if name in metrics}
             bar.set_postfix(shown, refresh=False)
             bar.update()

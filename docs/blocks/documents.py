@@ -83,6 +83,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "policy-memory": policies.memory,
     "robot": robot.robot,
     "scale": scale.scale,
+    "workers": scale.workers,
     "policy-shards": policies.shards,
     **ceiling.BLOCKS,
     **reach.BLOCKS,

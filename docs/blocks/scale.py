@@ -1,4 +1,7 @@
-"""What more GPUs give: a block of figures."""
+"""What more GPUs give, and what workers cost and survive: blocks of figures."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from benchmarks.workers.scale import HEADER, cells
 from docs.blocks.common import load, markdown_table
@@ -31,3 +34,50 @@ def scale() -> str:
             markdown_table(["workers, staleness", "measured, s per update", "simulated", "error"], rows),
         ]
     return "\n\n".join(parts)
+
+
+def workers() -> str:
+    """Return what was seen of Ray workers: their overhead, kills, broken connections, staleness."""
+    cost, kills, nodes, stale = (load(f"workers/{name}.json") for name in ("overhead", "chaos", "nodes", "staleness"))
+    if not (cost and kills and nodes and stale):
+        return "Not measured yet: `python -m benchmarks.workers.overhead`, `.chaos`, `.nodes` and `.staleness`."
+    small, large = cost["transfer"]
+    waits, killed, runs = nodes["updates_at"], kills["killed"], stale["runs"].values()
+    rows = [
+        [
+            "one worker beside the same run without",
+            f"{cost['overhead']:.1%} of an update; weights differ: {len(cost['weights_differ'])}",
+            "overhead",
+        ],
+        [
+            "weights to a worker",
+            *(
+                ", ".join(
+                    f"{e['megabytes']} MB in {e['seconds_put'] + e['seconds_take']:.2f} s" for e in (small, large)
+                ),
+                "overhead",
+            ),
+        ],
+        [
+            f"{killed['worker']} workers and {killed['learner']} learners killed at random",
+            _problems(kills) + f"; {kills['groups_queued_again']} of {kills['groups']} groups queued again",
+            "chaos",
+        ],
+        [
+            "two nodes: a short break, then one that ends a node, which joins again",
+            _problems(nodes) + f"; both collect again from update {waits['both collect again']} on",
+            "nodes",
+        ],
+        [
+            "a bandit whose rollouts are slow, staleness 0, 1, 2",
+            ", ".join(f"{run['seconds']:.0f} s to a return of {run['return_at_the_end']:.2f}" for run in runs),
+            "staleness",
+        ],
+    ]
+    rows = [[what, found, f"`python -m benchmarks.workers.{name}`"] for what, found, name in rows]
+    return markdown_table(["what", "seen", "command"], rows)
+
+
+def _problems(found: Mapping[str, Any]) -> str:
+    counts = [len(found[name]) for name in ("differences", "groups_lost_or_twice", "left_behind")]
+    return f"{counts[0]} weights differ from a quiet run's, {counts[1]} groups lost or twice, {counts[2]} things left"

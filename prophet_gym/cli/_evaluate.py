@@ -130,15 +130,16 @@ def _state(args: Args, checkpoint: Any, world_model: Any, episodes: Sequence[Any
     from prophet_gym.evaluation._state import half_widths, state_errors, summarise_state
     from prophet_gym.world_model import ShowsWrist
 
+    chunk = world_model.chunk
     if not (args.save_state_errors or isinstance(world_model, ShowsWrist)):
         return {}
-    chunks = max(args.horizons) // world_model.chunk
+    chunks = max(args.horizons) // chunk
     errors = state_errors(world_model, episodes, chunks, rows=args.batch_size, seed=args.seed)
     if args.save_state_errors:
         widths = half_widths(errors)
         write_entries(checkpoint.folder, state_errors=widths)
         print(f"{checkpoint.folder} states errors for {len(widths)} chunks, those of {len(episodes)} episodes")
-    return summarise_state(errors, world_model.chunk, args.horizons)
+    return summarise_state(errors, chunk, args.horizons)
 
 
 def _count(windows: Sequence[Any], horizons: Sequence[int]) -> dict[str, int]:

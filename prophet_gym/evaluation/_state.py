@@ -51,7 +51,7 @@ def state_errors(
     Raises:
         ValueError: The model does not dream the state, or no episode has it for a whole chunk.
     """
-    if not (isinstance(world_model, ShowsWrist) and isinstance(world_model, DecodesOnDemand)):
+    if not all(isinstance(world_model, kind) for kind in (ShowsWrist, DecodesOnDemand)):
         raise ValueError("the world model must dream the robot's state: train it with `--cameras agentview wrist`")
     chunk = world_model.chunk
     counts = [min(len(episode) // chunk, chunks) if _has_state(episode) else 0 for episode in episodes]
@@ -84,7 +84,7 @@ def _dreamt(
     true = np.zeros((len(episodes), longest, 8))
     for row, (episode, count) in enumerate(zip(episodes, counts, strict=True)):
         actions[row, : count * chunk] = episode.actions[: count * chunk]
-        true[row, :count] = episode.sim.robot_state[chunk : count * chunk + 1 : chunk]
+        true[row, :count] = np.asarray(episode.sim.robot_state)[chunk : count * chunk + 1 : chunk]
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(episodes))]
     for n, part in enumerate(torch.from_numpy(actions).split(chunk, dim=1)):
         state = world_model.advance(state, part, generators=generators)

@@ -116,7 +116,7 @@ def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
 def _png(image: np.ndarray) -> str:
     import cv2
 
-    return base64.b64encode(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]).decode()
+    return base64.b64encode(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()).decode()
 
 
 def _error(code: str, error: Exception) -> dict[str, Any]:

@@ -166,11 +166,12 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     )
     if args.rollouts == "ray":
         require_fresh(algorithm, args.ray.max_staleness)
-        if learner.sharded:
-            raise ValueError("workers take whole weights: --shard goes with --rollouts local alone")
+        if learner.sharded and args.ray.offload:
+            raise ValueError("weights in shards stay where they are: --shard does not go with --ray.offload")
         if learner.size > 1 and not (args.ray.ray_address or "RAY_ADDRESS" in os.environ):
             raise ValueError("processes that learn together share a cluster: ray start --head, and give --ray-address")
-        trainer.collector = RayRollouts(partial(make_worker, args, groups), local, args.ray, optimizer=optimizer)
+        with learner.whole(local.policy):
+            trainer.collector = RayRollouts(partial(make_worker, args, groups), local, args.ray, optimizer=optimizer)
     return trainer
 
 

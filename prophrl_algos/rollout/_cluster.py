@@ -174,8 +174,9 @@ def require_same(mine: Mapping[str, str], theirs: Mapping[str, str], node: str) 
 
 
 def packed(weight: Tensor) -> Any:
-    """Return the bytes of a tensor as an array, which the object store takes without a copy."""
-    return weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    """Return the bytes of a tensor as an array of their own, which the object store takes without another copy."""
+    # A view would fix the storage, which shards must be able to free.
+    return weight.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ class Learner:
         if self.sharded:
             shard(policy, optimizer, methods=ENTRIES, total=True)
 
-    def whole(self, policy: nn.Module) -> AbstractContextManager[None]:
+    def whole(self, policy: Any) -> AbstractContextManager[None]:
         """Keep sharded weights whole inside, where every process calls the policy as often as it needs to."""
         return gathered_weights(policy) if self.sharded else nullcontext()
 

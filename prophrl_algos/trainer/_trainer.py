@@ -137,7 +137,7 @@ class Trainer:
 
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
-        with self.learner.whole(self.policy):
+        with self.learner.whole(self.policy), self.learner.watched(f"collecting for update {self.done}"):
             rollouts = self.collector.collect(self.plan, seed=self.config.seed, update=self.done)
         with self.learner.watched(f"learning in update {self.done}"):
             metrics = {**self.update(rollouts), **rollouts.counts}
@@ -226,9 +226,9 @@ class Trainer:
             )
         for name, part in self._parts().items():
             if part is not None and state.get(name):
-                of_moments = name == "optimizer"
-                like = self.parameters if of_moments else part.state_dict()
-                part.load_state_dict((fitted_moments if of_moments else fitted)(state[name], like))
+                of_moments, own = name == "optimizer", state[name]
+                like = part.state_dict()
+                part.load_state_dict(fitted_moments(own, self.parameters) if of_moments else fitted(own, like))
         # Of a run with fewer processes there is nothing that would be the others' own: they begin as new ones.
         known = [state, *state.get("others", ())]
         if self.learner.rank < len(known):

@@ -4,6 +4,7 @@ Checkpoints are written by torch's distributed checkpoints (DCP) as safetensors,
 read by any number of processes.
 """
 
+import atexit
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ def shard(
     # What the methods return is changed nowhere.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(next(module.parameters()).device.type, (dist.get_world_size(),))
+    # Torch's caches hold a mesh for good, and the mesh its groups: their threads would outlive the interpreter.
+    atexit.register(getattr(mesh, "_pg_registry", {}).clear)
     names = {id(weight): name for name, weight in module.named_parameters()}
     for each in [*blocks_of(module), module]:
         made: Any = fully_shard(each, mesh=mesh, reshard_after_forward=False if methods else None)
@@ -150,7 +153,9 @@ def read_shards(folder: Path, place: Place, *, chosen: str = "") -> dict[str, Te
 
     try:
         reader = dcp.HuggingFaceStorageReader(str(folder))
-        known = {n: each for n, each in reader.read_metadata().state_dict_metadata.items() if n.startswith(chosen)}
+        known: dict[str, Any] = {
+            n: each for n, each in reader.read_metadata().state_dict_metadata.items() if n.startswith(chosen)
+        }
         places = {name: place(name, each.size, each.properties.dtype) for name, each in known.items()}
         if wrong := [name for name, each in known.items() if places[name].shape != each.size]:
             raise CheckpointError(f"{folder} is of another model: {shown(', '.join(wrong[:10]))} have other shapes")

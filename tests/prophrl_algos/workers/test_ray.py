@@ -56,6 +56,16 @@ def iterate(trainer, updates=3):
             trainer.collector.close()
 
 
+@pytest.fixture
+def one_thread():
+    """As many threads as a worker has: sums of more differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_one_worker_is_the_local_run_to_the_bit_on_the_bundled_dream(cluster, tmp_path):
     for rollouts in ("local", "ray"):
         main([*DREAM, "3", "--rollouts", rollouts, "--out", str(tmp_path / rollouts)])
