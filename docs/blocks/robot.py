@@ -43,8 +43,8 @@ def robot() -> str:
         f"{found['evaluation']['episodes']} episodes that training kept out; mean [95% interval] "
         "(`python -m benchmarks.robot.tutorial --json benchmarks/results/robot/tutorial.json`):",
         *tables,
-        f"So short a training is {interval(last, 1)} dB over copying at the longest horizon; what a long one, or one with "
-        "action frames, would give on this set was not measured. The success head finds "
+        f"So short a training is {interval(last, 1)} dB over copying at the longest horizon; what a long one, or one "
+        "with action frames, would give on this set was not measured. The success head finds "
         f"{reward['episode_recall']:.0%} of the successes among {reward['episodes']} episodes at a precision of "
         f"{reward['episode_precision']:.0%}.",
     ])  # fmt: skip
