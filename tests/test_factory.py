@@ -217,7 +217,7 @@ def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path
         ({"dtype": "float64"}, UnknownOptionError, "unknown dtype 'float64'"),
         ({"tasks": []}, ValueError, r"as in tasks=\[0, 3\], got \[\]"),
         ({"max_uncertainty": -1.0}, ValueError, "max_uncertainty must be a number of at least 0, got -1.0"),
-        ({"render_mode": "human"}, UnknownOptionError, "unknown render mode 'human'"),
+        ({"render_mode": "ansi"}, UnknownOptionError, "unknown render mode 'ansi'"),
     ],
 )
 def test_bad_arguments_of_make(checkpoint, kwargs, error, message, monkeypatch):

@@ -50,7 +50,7 @@ def played(world_model: str, *options: str, width: int = 1100) -> Iterator[Page]
     assert process.stdout is not None
     try:
         address = next(line for line in process.stdout if line.startswith("drive it at ")).split()[-1]
-        with tempfile.TemporaryDirectory() as folder, chromium(Path(folder)) as page:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, chromium(Path(folder)) as page:
             page.open(address, width)
             page.wait(READY, 120)
             yield page

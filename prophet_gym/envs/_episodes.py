@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,10 +20,16 @@ from prophet_gym.envs._options import row_seeds
 from prophet_gym.envs._plain import PlainSpec
 from prophet_gym.envs._require import require_actions, require_open
 from prophet_gym.envs._sub_env import Row, Usage, as_array
-from prophet_gym.errors import UnknownOptionError
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA, STATE_NAMES, ActionSpec
 
-RENDER_MODES = ("rgb_array", "rgb_array_list")
+if TYPE_CHECKING:
+    from prophet_gym._viewer import Viewer
+
+RENDER_MODES = ("rgb_array", "rgb_array_list", "human")
+EVERY_FRAME = ("rgb_array_list", "human")
+"""The render modes that need every frame."""
+SHOWN = 4
+"""Number of sub-environments that `human` shows."""
 FPS = 20.0
 """Actions, and so frames, per second of LIBERO."""
 START_FACTS = ("queue_index", "instruction", "suite", "task", "start", "split")
@@ -78,8 +84,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         if max_episode_steps is not None:
             max_episode_steps = require_count("max_episode_steps counts chunks and", max_episode_steps)
         if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
-            advice = "; `prophet play` shows and drives a dream in the browser" if render_mode == "human" else ""
-            raise UnknownOptionError(f"{unknown_option('render mode', render_mode, RENDER_MODES)}{advice}")
+            raise unknown_option("render mode", render_mode, RENDER_MODES)
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
         except ValueError as error:
@@ -99,6 +104,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.usage = Usage()
         self._rows = [Row() for _ in range(num_envs)]
+        self._viewer: Viewer | None = None
         # The episodes that wait for a free sub-environment: place in the queue, plan and seed of each.
         self._queue: deque[tuple[int, Any, int | None]] | None = None
         self._started = False
@@ -207,7 +213,9 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         self._require_started("step")
         checked = require_actions(actions, self.action_space)
         with self._whole():
-            return self._step(checked)
+            found = self._step(checked)
+        self._show()
+        return found
 
     def _step(self, checked: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Info]:
         # Ended episodes rest: `_advance` is not called on them, so they cost nothing.
@@ -230,18 +238,46 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         return self._observe(), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return the last frame of each sub-environment, or all its frames since the last `render` or `reset`."""
+        """Return the last frame of each sub-environment, or all its frames since the last `render` or `reset`.
+
+        None for `human`, where `reset` and `step` show every frame in the browser.
+        """
         require_open(self, "render")
         if self.render_mode is None:
             gym.logger.warn(f"render does nothing without a render mode; pass render_mode= one of {RENDER_MODES}")
             return None
         self._require_started("render")
+        if self.render_mode == "human":
+            return None
         if self.render_mode == "rgb_array":
             return tuple(as_array(row.image) for row in self._rows)
+        return self._unseen()
+
+    def _unseen(self) -> tuple[list[np.ndarray], ...]:
         rendered = tuple([as_array(frame) for frame in row.unseen] for row in self._rows)
         for row in self._rows:
             row.show()
         return rendered
+
+    def _show(self) -> None:
+        """Show in the browser what is new, the first sub-environments side by side, each under its instruction."""
+        if self.render_mode != "human":
+            return
+        from prophet_gym._viewer import Viewer
+
+        self._viewer = self._viewer or Viewer(self.fps)
+        videos = {}
+        for place, (row, unseen) in enumerate(zip(self._rows[:SHOWN], self._unseen(), strict=False)):
+            assert row.start is not None
+            videos[f"{place}: {row.start.instruction}"] = unseen or [as_array(row.image)]
+        self._viewer.show(videos)
+
+    def close(self, **kwargs: Any) -> None:
+        """Close the env, and the page of `human` once it has shown everything."""
+        super().close(**kwargs)
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
 
     def _require_started(self, call: str) -> None:
         require_open(self, call)
@@ -289,6 +325,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         infos: dict[str, Any] = {}
         for row in rows:
             infos = self._add_info(infos, self._rows[row].start_info(), row)
+        self._show()
         return self._observe(), infos
 
     def _at_horizon(self, row: int) -> bool:

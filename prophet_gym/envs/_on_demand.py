@@ -18,8 +18,8 @@ def require_render(render: str, render_mode: str | None) -> str:
     """Return which frames are decoded; ValueError where others are shown."""
     if render not in RENDERS:
         raise unknown_option("render", render, RENDERS)
-    if render == "chunk" and render_mode == "rgb_array_list":
-        raise ValueError("render_mode='rgb_array_list' shows every frame: it needs render='step'")
+    if render == "chunk" and render_mode in ("rgb_array_list", "human"):
+        raise ValueError(f"render_mode={render_mode!r} shows every frame: it needs render='step'")
     return render
 
 

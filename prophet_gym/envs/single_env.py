@@ -60,7 +60,7 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
         return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), sub_env_info(infos, 0)
 
     def render(self) -> Any:
-        """Return the last frame, or the frames since the last `render` or `reset`, as the render mode says."""
+        """Return the last frame, or the frames since the last `render` or `reset`, or None, as the render mode says."""
         rendered = self._vector.render()
         return None if rendered is None else rendered[0]
 

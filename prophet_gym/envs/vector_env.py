@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from prophet_gym._batches import concat_batches, scatter_batch, select_batch
 from prophet_gym._checks import require_count, require_different
-from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation, Outcome, chunk_box
+from prophet_gym.envs._episodes import EVERY_FRAME, FPS, EpisodeVectorEnv, Info, Observation, Outcome, chunk_box
 from prophet_gym.envs._initial_states import InitialStates, require_frames
 from prophet_gym.envs._on_demand import as_choosing, footage, look, require_render
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
@@ -100,7 +100,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             reward_model: Scores the generated frames; None makes every reward 0 and `info["scored"]` False.
             max_episode_steps: Number of chunks until an episode is truncated; None for no limit.
             autoreset_mode: Any of Gymnasium's three.
-            render_mode: `rgb_array` (the last frame) or `rgb_array_list` (all frames since the last render).
+            render_mode: `rgb_array` (the last frame), `rgb_array_list` (all since the last render), `human` (a page).
             action_spec: Bounds of one action; [-1, 1] in every dimension by default.
             proprioception: Adds `gripper_position`, float32 (b, 3), the world model's estimate in metres.
             max_uncertainty: Truncates an episode above this uncertainty; `when="end"` reward models do not score it.
@@ -293,7 +293,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             if frames is None:
                 self._rows[row].skip(self.world_model.chunk)
             else:
-                self._rows[row].extend(frames[place], collect=self.render_mode == "rgb_array_list")
+                self._rows[row].extend(frames[place], collect=self.render_mode in EVERY_FRAME)
         if frames is None:
             chooses = as_choosing(self.reward_model, self._on_demand) is not None
             self._look({row: self._rows[row].due(chooses=chooses) for row in live})

@@ -5,7 +5,7 @@ import hashlib
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -61,6 +61,7 @@ class Session:
     step_id: int = 0
     asked: bytes = b""
     answer: bytes = b""
+    kept: Sequence[bytes] | None = None
     used: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -89,6 +90,19 @@ def _snapshot(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, A
 CHANGES: Mapping[str, Callable[..., dict[str, Any]]] = {"reset": _reset, "step": _step, "restore": _restore}
 """What changes a session, so that a repeated request must not do it again."""
 ACTS = {**CHANGES, "snapshot": _snapshot}
+
+
+def _with_kept(session: Session, act: str, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Act; a snapshot may be kept here (`keep`), and what was kept be told or restored (`kept`)."""
+    if act in ("restore", "snapshot") and message.get("kept"):
+        if session.kept is None:
+            raise ValueError("this session keeps no snapshot yet: ask it for one with keep=true")
+        kept = {"states": list(session.kept)}
+        return kept if act == "snapshot" else ACTS[act](session.envs, {**message, **kept})
+    found = ACTS[act](session.envs, message)
+    if act == "snapshot" and message.get("keep"):
+        session.kept, found = found["states"], {"states": []}
+    return found
 
 
 class Sessions:
@@ -226,7 +240,7 @@ class Sessions:
     def _answer(self, session: Session, act: str, message: Mapping[str, Any], turn: int) -> bytes:
         begun, envs = time.perf_counter(), session.envs
         with self.batcher.session(session) as told:
-            found = ACTS[act](envs, message)
+            found = _with_kept(session, act, message)
         served = {"batch": told["batch"], "model_ms": round(_MS * told["model_seconds"], 3)}
         served |= {"ms": round(_MS * (time.perf_counter() - begun), 3), "memory_bytes": memory_in_use()}
         served |= {"elapsed": envs.elapsed, "finished": envs.finished, "usage": asdict(envs.usage)}

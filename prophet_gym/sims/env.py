@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
+from prophet_gym.envs._episodes import EVERY_FRAME, FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
 from prophet_gym.envs._plain import Cameras, require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
@@ -187,7 +187,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         outcomes = {}
         results = self._stages.advance({row: actions[row] for row in live}, every_frame=self._every_frame)
         for row, result in results.items():
-            self._rows[row].extend(result.frames, collect=self.render_mode == "rgb_array_list")
+            self._rows[row].extend(result.frames, collect=self.render_mode in EVERY_FRAME)
             self._see(row, result)
             said = {"executed": result.executed, "scored": True, "success": result.success, "live": True}
             info = self._rows[row].start_info() | said | ({"frames": result.frames} if self._every_frame else {})

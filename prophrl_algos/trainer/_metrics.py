@@ -17,11 +17,16 @@ MEANINGS: dict[str, dict[str, str]] = {
         "evaluation/success": "Fraction of the scored episodes of an evaluation that succeeded, without exploration.",
         "evaluation/success_low": "Lower end of the 95% interval (Wilson) of evaluation/success.",
         "evaluation/success_high": "Upper end of the 95% interval (Wilson) of evaluation/success.",
+        "evaluation/simulator/success": "Fraction of the episodes that the same policy solves in the simulator, where "
+        "an experiment measures it. A run in the dream learns nothing from them.",
+        "evaluation/simulator/success_low": "Lower end of the 95% interval (Wilson) of evaluation/simulator/success.",
+        "evaluation/simulator/success_high": "Upper end of the 95% interval (Wilson) of evaluation/simulator/success.",
         "success": "Fraction of the scored rollouts that succeeded, while the policy explores.",
         "return": "Mean return of the scored rollouts: the discounted sum of their rewards.",
         "evaluation/return": "Mean return of the scored episodes of an evaluation.",
         "evaluation/episodes": "Number of episodes of an evaluation.",
         "evaluation/scored": "Number of episodes of an evaluation that the reward model gave a score.",
+        "evaluation/simulator/episodes": "Number of episodes in the simulator.",
     },
     "Trust": {
         "evaluation/reward_precision": "Fraction of the latest rewarded dreams that succeed when the simulator replays "

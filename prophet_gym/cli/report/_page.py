@@ -146,8 +146,13 @@ def _numbers(lines: Mapping[tuple[str, int], Line], several: bool, unit: str) ->
     return _table(header, cells)
 
 
+def _breakable(text: str) -> str:
+    """Return text as HTML, whose paths a narrow column breaks after a slash."""
+    return escape(text).replace("/", "/<wbr>")
+
+
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    lines = ["".join(f"<td>{_breakable(cell)}</td>" for cell in row) for row in rows]
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="scroll" tabindex="0"><table class="{kind}"><tr>{head}</tr>{body}</table></div>'
@@ -159,15 +164,19 @@ def _ends(line: Line) -> tuple[str, str]:
     return short(first), short(last) + (f" [{short(low)}, {short(high)}]" if high > low else "")
 
 
+def _unbroken(line: Line) -> list[str]:
+    """Return the ends of a curve, whose intervals no line breaks."""
+    return [end.replace(", ", ",\u00a0") for end in _ends(line)]
+
+
 def _table_of_metrics(groups: Sequence[Group], sections: Mapping[str, Mapping[str, tuple[str, list[str]]]]) -> str:
     rows = []
     for families in sections.values():
         for text, metrics in families.values():
             for metric in metrics:
                 found = [group.line(metric) for group in groups]
-                rows.append(
-                    [metric, *(cell for line in found for cell in (("", "") if line is None else _ends(line))), text]
-                )
+                ends = [end for line in found for end in (("", "") if line is None else _unbroken(line))]
+                rows.append([metric, *ends, text])
     named_ = [""] if len(groups) == 1 else [f", {group.label}" for group in groups]
     header = ["metric", *(f"{end}{name}" for name in named_ for end in ("first", "last")), "meaning"]
     return f"<section><h2>All metrics</h2>{_table(header, rows, 'meanings')}</section>"
@@ -178,14 +187,15 @@ def _tiles(groups: Sequence[Group], meanings: Meanings, unit: str) -> str:
     tiles = []
     for group in groups:
         names = [name for texts in meanings.values() for name in texts if name in group.runs[0].columns]
-        for name in [name for name in names if not is_end(name, names)][: 4 if len(groups) == 1 else 2]:
+        shown = sorted((name for name in names if not is_end(name, names)), key=lambda name: name not in group.rates)
+        for name in shown[: 4 if len(groups) == 1 else 2]:
             if (line := group.line(name)) is not None:
                 first, last = _ends(line)
                 value, _, interval = last.partition(" ")
                 whose = name if len(groups) == 1 else f"{group.label}: {name}"
                 told = f"{interval} at {unit} {short(line.x[-1])}, from {first} at {short(line.x[0])}"
                 tiles.append(
-                    f"<div><b>{escape(value)}</b><span>{escape(whose)}</span><small>{escape(told)}</small></div>"
+                    f"<div><b>{escape(value)}</b><span>{_breakable(whose)}</span><small>{escape(told)}</small></div>"
                 )
     return f'<section class="tiles">{"".join(tiles)}</section>'
 
@@ -193,8 +203,10 @@ def _tiles(groups: Sequence[Group], meanings: Meanings, unit: str) -> str:
 def _status(runs: Sequence[Run], unit: str) -> str:
     last = max((int(xs[-1]) for run in runs for xs, _ in run.columns.values()), default=None)
     going = sum(run.running for run in runs)
-    of = f" of {max(plans)}" if (plans := [run.planned for run in runs if run.planned]) else ""
-    done = f"no {unit} yet" if last is None else f"{last + 1}{of} {unit}s"
+    planned = max((run.planned for run in runs if run.planned), default=None)
+    # An evaluation at the end stands behind the last update.
+    count = 0 if last is None else min(last + 1, planned or last + 1)
+    done = f"{count}{f' of {planned}' if planned else ''} {unit}s" if count else f"no {unit} yet"
     return f"{len(runs)} run{'s' * (len(runs) > 1)}, {done}, " + (f"{going} still running" if going else "ended")
 
 
@@ -233,7 +245,7 @@ def _settings(groups: Sequence[Group], runs: Sequence[Run]) -> str:
     for run in runs:
         given = dict.fromkeys(str(each.get("command", "")).replace(" --", " \\\n    --") for each in run.history)
         commands = "".join(f"<pre>{escape(command)}</pre>" for command in given)
-        began = [[str(each.get("time", ""))[:16].replace("T", " "), _machine(each)] for each in run.history]
+        began = [[str(each.get("time", "not known"))[:16].replace("T", " "), _machine(each)] for each in run.history]
         machines = _table(["begun", "machine"], began, "begun") if began else ""
         settings = _table(["setting", "value"], [[name, str(value)] for name, value in run.settings.items()])
         folded = f"<details><summary>All settings</summary>{settings}</details>"

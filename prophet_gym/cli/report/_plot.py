@@ -83,7 +83,9 @@ def short(value: float) -> str:
     """Return a number in few characters."""
     if not math.isfinite(value):
         return str(value)
-    if abs(value) >= 10_000 and abs(value) < 1e9:
+    if 999.5 <= abs(value) < 9_999.5:
+        return f"{value:.0f}"
+    if 9_999.5 <= abs(value) < 1e9:
         power = 1_000_000 if abs(value) >= 1_000_000 else 1_000
         return f"{value / power:.3g}{'M' if power > 1_000 else 'k'}"
     return f"{value:.3g}"

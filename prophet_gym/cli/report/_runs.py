@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -248,4 +249,4 @@ def _label(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     same = [letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))]
-    return f"{''.join(same).rstrip('-_. /') or names[0]} ({len(names)} runs)"
+    return f"{re.sub(r'[-_. /]+(s|seed)?[-_. /]*$', '', ''.join(same)) or names[0]} ({len(names)} runs)"

@@ -84,23 +84,28 @@ export class Driver {
     return { ...found, busy: pressed || Object.values(found).some(Boolean) };
   }
 
-  // Return { action, since }: the action of this twentieth of a second, and when the input began that it answers first.
+  // Return { action, held, since }: the action of this twentieth of a second, the one without what was pressed for less
+  // than that, and when the input began that it answers first.
   sample(start, speed) {
-    const on = (name) => Number(this.held.has(name) || this.taps.has(name)), pad = this.pad(), { low, high, rest, gripper } = this.about;
+    const pad = this.pad(), action = this.action(start, speed, pad, this.taps, Math.sign(this.wheel)), { since } = this;
+    this.wheel -= Math.sign(this.wheel);
+    this.taps.clear();
+    this.gripped = this.since = undefined;
+    return { action, held: this.action(start, speed, pad, this.taps, 0), since };
+  }
+
+  action(start, speed, pad, taps, wheel) {
+    const on = (name) => Number(this.held.has(name) || taps.has(name)), { low, high, rest, gripper } = this.about;
     const right = on("right") - on("left") + this.drag.right + pad.right, away = on("away") - on("near") + this.drag.away + pad.away;
     const move = Array(high.length - 1).fill(0);
     for (const axis of [0, 1]) move[axis] = right * start.right[axis] + away * start.away[axis];
-    move[2] = on("up") - on("down") + this.drag.up + pad.up + Math.sign(this.wheel);
+    move[2] = on("up") - on("down") + this.drag.up + pad.up + wheel;
     for (const [name, axis] of Object.entries(TURNS)) move[axis] = TURN * (on(`${name}+`) - on(`${name}-`) + (name === "yaw" ? pad.yaw : 0));
     const action = rest.map((value, axis) => {
       const part = speed * Math.max(-1, Math.min(1, move[axis] ?? 0));
       return value + part * (part > 0 ? high[axis] - value : value - low[axis]);
     });
     action[action.length - 1] = this.closed ? gripper.closed : gripper.open;
-    const { since } = this;
-    this.wheel -= Math.sign(this.wheel);
-    this.taps.clear();
-    this.gripped = this.since = undefined;
-    return { action, since };
+    return action;
   }
 }

@@ -1,5 +1,6 @@
-// The page of `prophet play`: it samples what the user does at the robot's rate, sends a chunk of it, and shows the frames
-// of the chunk at the same rate while the next one is sampled.
+// The page of `prophet play`: it samples what the user does at the robot's rate and shows the frames at the same rate. A
+// chunk is dreamt as if what is held stayed; when that changes, it is dreamt again from its start, with the actions whose
+// frames were shown and the new ones. So an input waits for two dreams at most, not for the end of the chunk.
 import { Driver } from "./driver.js";
 import { plot } from "./plot.js";
 import { Channel, pack } from "./wire.js";
@@ -8,9 +9,9 @@ const MOST = 300; // chunks of an episode: all of its frames are kept
 const $ = (id) => document.getElementById(id);
 const about = await (await fetch("/about")).json();
 const step = 1000 / about.fps, [height, width] = about.frame_size, size = 3 * height * width, both = about.cameras.length > 1;
-const state = { playing: false, busy: true, asked: false, shown: 0, lead: 0, behind: 0 };
+const state = { playing: false, busy: true, asked: false, shown: 0, planned: 0, ticked: 0, behind: 0 };
 const driver = new Driver(about, $("views"), () => { if (!state.playing && !state.busy && !over()) play(true); });
-let dream, simulator, start, branch, branches = [], queue = [], delays = [], ticks = [], delay = NaN, plotted;
+let dream, simulator, start, branch, branches = [], plan = [], waits = [], delays = [], ticks = [], delay = NaN, plotted;
 
 // Where a view's frame comes from: images of every frame, or of the hand, which is seen once a chunk.
 const every = (world) => (frame) => world()?.frames[Math.min(frame, world().frames.length - 1)];
@@ -38,7 +39,7 @@ function draw() {
   }
   Object.assign($("seek"), { max: branch.frames.length - 1, value: at });
   $("frame").textContent = `${at} of ${branch.frames.length - 1}`;
-  if (plotted === (plotted = `${branches.indexOf(branch)} ${chunk} ${branch.chunks.length}`)) return;
+  if (plotted === (plotted = [branches.indexOf(branch), chunk, branch.chunks.length, branch.chunks.at(-1)?.uncertainty].join())) return;
   for (const name of ["uncertainty", "reward"]) {
     $(name).value = Number.isFinite(told?.[name]) ? told[name].toPrecision(3) : "–";
     plot($(`${name}-plot`), branch.chunks.map((each) => each[name]), chunk, name);
@@ -49,7 +50,8 @@ function say(text, kind = "") { if ($("say").textContent !== text) $("say").text
 const over = () => branch && (branch.done || branch.chunks.length >= MOST);
 function play(on) {
   state.playing = on &&= Boolean(branch);
-  queue = [];
+  [plan, waits] = [[], []];
+  state.planned = state.shown;
   $("play").textContent = on ? "Pause" : "Drive";
   if (on) say(`${start.instruction}.`);
 }
@@ -62,17 +64,17 @@ async function alone(work) { // one thing at a time, and no step meanwhile
   state.busy = false;
 }
 
-// Take the chunk's frames and what is told of it into a world's record.
-function record(world, found) {
-  const { frames } = found.info;
+// Take the frames of a world's next chunk, or of one that was dreamt again, and what is told of it into its record.
+function record(world, found, chunk = (world.frames.length - 1) / about.chunk) {
+  const { frames } = found.info, from = 1 + chunk * about.chunk;
   for (let place = 0; place < about.chunk; place++) {
-    world.frames.push(frames ? frames.data.subarray(place * size, (place + 1) * size) : world.frames.at(-1));
+    world.frames[from + place] = frames ? frames.data.subarray(place * size, (place + 1) * size) : world.frames[from - 1];
   }
-  world.hands.push(found.observation.wrist_image?.data);
+  world.hands[1 + chunk] = found.observation.wrist_image?.data;
   world.done ||= Boolean(found.terminated.data[0] || found.truncated.data[0]);
 }
 const opened = (found) => ({ frames: [found.observation.image.data], hands: [found.observation.wrist_image?.data], done: false });
-const saved = () => dream.ask("snapshot").then(({ states }) => new Blob([states[0]])); // a browser may put it on its disk
+const saved = (message = {}) => dream.ask("snapshot", message).then(({ states }) => new Blob([states[0]])); // a browser may put it on its disk
 const copied = (world, chunks) => ({ frames: world.frames.slice(0, 1 + chunks * about.chunk), hands: world.hands.slice(0, 1 + chunks), done: false });
 
 async function open(channel, path, split) {
@@ -111,6 +113,8 @@ function shown(frame) {
 // Return to a moment of an episode: the dream from its snapshot, the simulator by doing the same again.
 async function resume(chosen, chunks, forked) {
   say("Going back …");
+  branch.again = false; // what the server keeps is soon of another chunk
+  branch.snapshots[branch.chunks.length] ??= saved();
   const bytes = new Uint8Array(await (await chosen.snapshots[chunks]).arrayBuffer());
   await dream.ask("restore", { states: [bytes] });
   const whole = chunks === chosen.chunks.length;
@@ -130,45 +134,106 @@ async function resume(chosen, chunks, forked) {
   say(branch.done ? "This episode has ended." : `From frame ${state.shown}: press a key to drive on.`);
 }
 
-async function advance(sampled) {
-  const actions = sampled.map(({ action }) => action);
-  const began = performance.now(), own = branch;
+// Dream the next chunk, or `again` the newest one.
+async function advance(sampled, again) {
+  const actions = sampled.map(({ action }) => action), began = performance.now(), own = branch;
+  const chunk = own.chunks.length - Number(again), asked = [];
   if (own.beside) {
     state.behind++;
     simulator.ask("step", { actions: [actions] }).then((found) => record(own.beside, found))
       .catch((error) => say(error.message, "wrong")).finally(() => { state.behind--; waiting(); });
   }
-  const found = await dream.ask("step", { actions: [actions] });
-  delays = [...delays.slice(-4), performance.measure("chunk", { start: began }).duration];
-  state.lead = Math.min(about.chunk - 1, Math.ceil(Math.max(...delays) / step));
-  record(own, found);
-  own.chunks.push({ actions, reward: found.reward.data[0], uncertainty: found.info.uncertainty?.data[0],
-    since: sampled.map(({ since }) => since) });
-  own.snapshots.push(saved());
+  asked.push(again ? dream.ask("restore", { kept: true }) : dream.ask("snapshot", { keep: true })); // where the chunk begins
+  asked.push(dream.ask("step", { actions: [actions] }));
+  if (!again) {
+    own.snapshots[chunk] = saved({ kept: true });
+    own.snapshots[chunk].catch(() => {}); // the step has failed too, and says so
+  }
+  const found = (await Promise.all(asked)).at(-1);
+  delays = [...delays.slice(-7), performance.measure("chunk", { start: began }).duration];
+  record(own, found, chunk);
+  own.chunks[chunk] = { actions, sampled, reward: found.reward.data[0], uncertainty: found.info.uncertainty?.data[0] };
+  own.again = true;
   if (!state.playing) draw();
 }
 
 const waiting = () => { $("views").dataset.waiting = Number(state.asked) + state.behind; };
-const sample = () => driver.sample(start, Number($("speed").value));
+// Milliseconds that a dream takes: as many as all but one of the last eight, since one that is late is no rule.
+const longest = () => Math.max(step, [...delays].sort((one, other) => other - one)[delays.length > 3 ? 1 : 0] ?? 0);
+const frames = (milliseconds) => Math.max(1, Math.ceil(milliseconds / step));
+const fewer = (count) => Math.min(about.chunk - 1, count); // than a chunk has
 
-function send() {
-  const sampled = [...queue], held = queue.length < about.chunk && sample();
-  while (sampled.length < about.chunk) sampled.push(held);
-  queue = [];
+// What is done now is for a frame that can still be changed when the dream under way has ended: so each twentieth of a
+// second has its own, in order. Beside a simulator, which takes no step again, it is for the next chunk.
+function listen() {
+  const left = branch.frames.length - 1 - state.shown, rests = !left && !state.asked;
+  if (rests) { [plan, waits] = [[], []]; state.planned = state.shown; }
+  const due = state.shown + (rests ? 1 : branch.beside ? about.chunk : fewer(frames(2 * longest() - step)));
+  if (left > about.chunk || state.planned >= due) return;
+  const { active } = driver, sampled = { ...driver.sample(start, Number($("speed").value)), active, frame: due };
+  while (state.planned < due - 1) plan[++state.planned] = kept(sampled);
+  plan[state.planned = due] = sampled;
+  const { sampled: made = [] } = branch.chunks.at(-1) ?? {}, place = due - branch.frames.length + made.length;
+  if (String(made[place]?.action) === String(sampled.action)) made[place] = sampled; // its frame has it already
+  else if (sampled.since) waits = [...waits, sampled];
+}
+const kept = ({ held }) => ({ action: held, held });
+const wanted = (frame) => plan[frame] ?? kept(plan[state.planned]);
+
+// Begin the next chunk so late that its frames are there in time, or dream the newest one again while there is time.
+function act() {
+  if (state.asked || state.busy || !state.playing || over() || !plan[state.planned]) return;
+  const last = branch.frames.length - 1, left = last - state.shown, newest = branch.chunks.at(-1);
+  const passed = performance.now() - state.ticked, lead = fewer(frames(passed + longest())), from = state.shown + lead;
+  if (left <= lead) {
+    const moves = !$("still").checked || driver.active || plan.slice(last + 1).some(({ active }) => active);
+    if (moves && state.behind < 2) send(last + 1, last + 1, []);
+  } else if (branch.again && !branch.beside && left <= about.chunk && left >= frames(passed + 2 * longest())) {
+    const differs = ({ action }, place) => place > about.chunk - 1 - left + lead - 1
+      && String(wanted(last + 1 - about.chunk + place).action) !== String(action);
+    if (newest.sampled.some(differs)) send(last + 1 - about.chunk, from, newest.sampled);
+  }
+}
+
+function forget() {
+  branch.chunks.length--;
+  branch.hands.length--;
+  branch.frames.length -= about.chunk;
+  branch.again = false;
+  shown(Math.min(state.shown, branch.frames.length - 1));
+}
+
+// Ask for the chunk that begins at frame `first`, with new actions for the frames from `from` on.
+function send(first, from, before) {
+  const end = first + about.chunk;
+  let free = from;
+  for (const late of waits.filter(({ frame }) => frame < from)) { // its frame is made already: it takes one that is not
+    while (free < end - 1 && plan[free]?.since) free++;
+    const { held, since, action } = wanted(free), earliest = Math.min(late.since, since ?? late.since);
+    plan[free] = { ...late, held, since: earliest, action: since ? action : late.action };
+    state.planned = Math.max(state.planned, free);
+  }
+  waits = waits.filter(({ frame }) => frame >= end);
+  const sampled = Array.from({ length: about.chunk }, (_, place) => (first + place < from ? before[place] : wanted(first + place)));
+  const again = first < branch.frames.length;
   state.asked = true;
-  state.pending = advance(sampled).catch((error) => { play(false); say(error.message, "wrong"); }).finally(() => { state.asked = false; waiting(); });
+  state.pending = advance(sampled, again).catch((error) => {
+    play(false);
+    if (again) forget(); // the server went back to where it began
+    say(error.message, "wrong");
+  })
+    .finally(() => { state.asked = false; waiting(); act(); });
   waiting();
 }
 
 function tick() {
   if (state.busy || !state.playing) return;
-  const now = performance.now();
+  const now = state.ticked = performance.now();
   if (state.shown < branch.frames.length - 1) {
     state.shown++;
     draw();
     ticks = [...ticks.filter((each) => each > now - 2000), now];
-    const chunk = branch.chunks[Math.ceil(state.shown / about.chunk) - 1], since = chunk?.since.shift();
-    if (since) delay = performance.measure("input to frame", { start: since, end: now }).duration;
+    answered(now);
     count("frames");
   } else if (state.asked) count("late");
   const left = branch.frames.length - 1 - state.shown;
@@ -179,11 +244,17 @@ function tick() {
       ? "The reward model finds the task done. Go back, or restart." : "The episode has ended. Go back, or restart.", "done");
     return;
   }
-  // The actions of a chunk are those from its predecessor's first frame on; while it is generated, what is held stays.
-  if (state.asked || left >= about.chunk || ($("still").checked && !driver.active && !queue.length)) return;
-  if (queue.length === about.chunk) queue.pop();
-  queue.push(sample());
-  if (left <= state.lead && state.behind < 2) send();
+  listen();
+  act();
+}
+
+// Measure the inputs that the frame is the first to answer.
+function answered(now) {
+  const place = (state.shown - 1) % about.chunk, { sampled = [] } = branch.chunks[(state.shown - 1 - place) / about.chunk] ?? {};
+  for (const each of sampled.slice(0, place + 1)) {
+    if (each.since) delay = performance.measure("input to frame", { start: each.since, end: now }).duration;
+    each.since = undefined;
+  }
 }
 
 const count = (name) => { $("views").dataset[name] = 1 + Number($("views").dataset[name] ?? 0); };

@@ -151,7 +151,7 @@ class TestConstruction:
         [
             ({"num_envs": 0}, ValueError, "num_envs must be an integer of at least 1, got 0"),
             ({"max_episode_steps": 0}, ValueError, "max_episode_steps counts chunks"),
-            ({"render_mode": "human"}, UnknownOptionError, "Known: rgb_array, rgb_array_list"),
+            ({"render_mode": "ansi"}, UnknownOptionError, "Known: human, rgb_array, rgb_array_list"),
             ({"starts": []}, InvalidStartError, "at least one initial state"),
             ({"starts": counting_starts(size=(4, 4))}, InvalidStartError, "8, 8, 3"),
             ({"autoreset_mode": "Sometimes"}, ValueError, "Sometimes"),
