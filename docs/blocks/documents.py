@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from docs.blocks import dream, identity, learning, looks, policies, ranking, results, reward_models, scale, speed
+from docs.blocks import dream, identity, learning, looks, policies, ranking, results, reward_models, robot, scale, speed
 from docs.blocks.common import ROOT
 from experiments.ceiling import figures as ceiling
 from experiments.reach_with_ppo import figures as reach
@@ -24,6 +24,7 @@ DOCUMENTS = (
     ROOT / "docs" / "embodiments.md",
     ROOT / "docs" / "envs.md",
     ROOT / "docs" / "evaluation.md",
+    ROOT / "docs" / "how-to" / "robot.md",
     ROOT / "docs" / "how-to" / "scale.md",
     ROOT / "docs" / "speed.md",
     ROOT / "docs" / "training.md",
@@ -80,6 +81,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "metrics": learning.metrics,
     "events": learning.events,
     "policy-memory": policies.memory,
+    "robot": robot.robot,
     "scale": scale.scale,
     "workers": scale.workers,
     "policy-shards": policies.shards,

@@ -1,15 +1,19 @@
 """What lies in a checkpoint beside its networks: initial states, success head, object reader, and a model card."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from prophet_gym._io.atomic import is_aside
+from prophet_gym._io.atomic import atomic_write, is_aside
 
 # Folders that stay true of the same scene while the world model is trained further.
 COMPANIONS = ("success_head", "object_reader", "starts")
 CARD = "README.md"
 MARKER = "<!-- written by prophet-gym: remove this line to keep what you write here -->"
+
+_BEGIN, _END = "<!-- measured by prophet evaluate -->", "<!-- /measured -->"
+_MEASURED = re.compile(rf"\n*{_BEGIN}.*?{_END}", re.DOTALL)
 
 _CARD = """---
 library_name: prophet-gym
@@ -63,9 +67,6 @@ def card(weights: str, *, source: Path | None, companions: list[str], config: An
             f"It began as the checkpoint `{source.name}`. What was measured for that one holds here only if the "
             "weights were not trained further: measure again with `prophet evaluate` and `prophet calibrate`."
         )
-    parts = [f"It has {', '.join(f'`{name}`' for name in companions)}."] if companions else []
-    advice = {"starts": "`prophet starts` or `starts=PATH`", "success_head": "`prophet train-reward` or `reward=...`"}
-    parts += [f"It has no `{name}`: {how}." for name, how in advice.items() if name not in companions]
     return _CARD.format(
         marker=MARKER,
         suite=config.suite,
@@ -73,13 +74,32 @@ def card(weights: str, *, source: Path | None, companions: list[str], config: An
         weights=weights,
         id=env_id(config.embodiment),
         origin=origin,
-        parts="\n".join(parts),
+        parts="\n".join(_parts(companions)),
     )
 
 
 def env_id(robot: str) -> str:
     """Return the id of an env that takes weights of a robot."""
     return "Prophet-LIBERO-v0" if robot == "libero" else "Prophet-v0"
+
+
+def measured_card(folder: Path, tables: str, what: str) -> None:
+    """Put what was measured of a checkpoint, and what it has by now, into its card, unless someone else wrote that."""
+    path = folder / CARD
+    if not path.is_file() or not is_ours(path):
+        return
+    text = _MEASURED.sub("", path.read_text(encoding="utf-8"))
+    lines = [line for line in text.splitlines() if not line.startswith(("It has ", "It has no "))]
+    parts = _parts([name for name in COMPANIONS if (folder / name).is_dir()])
+    measured = f"{_BEGIN}\n## Measured\n\n{what}\n\n```text\n{tables}\n```\n{_END}"
+    atomic_write(path, "\n".join([*lines, *parts]).rstrip() + f"\n\n{measured}\n")
+
+
+def _parts(companions: list[str]) -> list[str]:
+    """Say what a checkpoint has beside its networks, and how to make what it lacks."""
+    parts = [f"It has {', '.join(f'`{name}`' for name in companions)}."] if companions else []
+    advice = {"starts": "`prophet starts` or `starts=PATH`", "success_head": "`prophet train-reward` or `reward=...`"}
+    return parts + [f"It has no `{name}`: {how}." for name, how in advice.items() if name not in companions]
 
 
 def is_ours(path: Path) -> bool:
@@ -91,8 +111,7 @@ def next_steps(folder: Path, data: Path | str, robot: str) -> str:
     """Return the commands to run next with a robot's checkpoint that a training has written, as text."""
     foreign = str(data).startswith("lerobot:")
     lines = [f"wrote {folder}", f'  gym.make("{env_id(robot)}", weights="{folder}")']
-    if not foreign:
-        lines.append(f"  prophet evaluate --world-model {folder} --data {data}")
+    lines.append(f"  prophet evaluate --world-model {folder} --data {data}" + (" --card" if foreign else ""))
     if not (folder / "starts").is_dir():
         lines.append(f"it has no starts yet:\n  prophet starts --world-model {folder}")
     if not (folder / "success_head").is_dir():

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prophet_gym._arguments import Count, OutFile, Several, resolved_device
@@ -33,6 +34,8 @@ class Args(BatchOptions, HeldOutOptions):
     beside the state (`info["state_error"]`); frames are not scored. Choose episodes that no result is reported on."""
     json: OutFile | None = None
     """Also write the results to this file."""
+    card: bool = False
+    """Also put the results into the checkpoint: `evaluation.json`, and a table in its `README.md`."""
 
 
 def main(args: Args) -> None:
@@ -43,6 +46,8 @@ def main(args: Args) -> None:
     from prophet_gym.evaluation._state import state_table
 
     checkpoint, device = Checkpoint.named(args.world_model), resolved_device(args.device)
+    if args.card and not Path(args.world_model).expanduser().is_dir():
+        raise ValueError("--card writes into the checkpoint: give --world-model FOLDER on this machine")
     world_model = checkpoint.world_model(device)
     require_dreams(world_model, args.camera)  # before anything is recorded
     episodes, recorded = args.read(checkpoint, args.look)
@@ -66,9 +71,9 @@ def main(args: Args) -> None:
     report: dict[str, Any] = {
         "checkpoint": args.world_model,
         **recorded,
-        "tasks": sorted({episode.sim.task for episode in episodes}),
+        "tasks": _tasks(episodes),
         "episodes": len(episodes),
-        "successes": sum(bool(episode.sim.success.any()) for episode in episodes),
+        "successes": _successes(episodes),
         "camera": args.camera,
         "spacing": args.spacing,
         "windows": _count(windows_of(episodes, args.horizons, args.spacing), args.horizons),
@@ -88,6 +93,35 @@ def main(args: Args) -> None:
     if state:
         print(f"\n{state_table(state)}")
     write_json(args.json, report)
+    if args.card:
+        _write_card(checkpoint.folder, report)
+
+
+def _tasks(episodes: Sequence[Any]) -> list[Any]:
+    """Return the tasks: their numbers in a simulator, or their instructions."""
+    return sorted({e.instruction if e.simulation is None else e.sim.task for e in episodes})
+
+
+def _successes(episodes: Sequence[Any]) -> int | None:
+    """Return how many episodes succeed; None where the data do not say."""
+    if any(episode.success is None and episode.simulation is None for episode in episodes):
+        return None
+    return sum(bool(episode.done.any()) for episode in episodes)
+
+
+def _write_card(folder: Path, report: dict[str, Any]) -> None:
+    """Write the results beside the weights that they are of."""
+    from prophet_gym._io.companions import measured_card
+    from prophet_gym._io.header import read_header
+    from prophet_gym.evaluation._report import evaluation_tables, write_json
+
+    # The marks say whether the networks are still those that were measured.
+    write_json(folder / "evaluation.json", {**report, "marks": read_header(folder).marks})
+    what = (
+        f"`prophet evaluate`: {report['episodes']} episodes of `{report['suite']}` that training kept out, open loop; "
+        "mean [95% interval]."
+    )
+    measured_card(folder, evaluation_tables(report["horizons"]), what)
 
 
 def _state(args: Args, checkpoint: Any, world_model: Any, episodes: Sequence[Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class HeldOutOptions(Arguments):
     """Choose the recorded episodes that dreams are compared with."""
 
     data: Path | None = None
-    """Recording of `prophet collect`. By default episodes from the official initial states are recorded and kept."""
+    """Recording of `prophet collect`, or a LeRobot data set as `lerobot:FOLDER`, of which those episodes are read that
+    training kept out. By default episodes from the official initial states are recorded and kept."""
     episodes: Items = 40
     """Number of episodes, spread evenly over the tasks."""
     workers: Workers = 2
@@ -39,8 +40,16 @@ class HeldOutOptions(Arguments):
     def read(self, checkpoint: Any, look: str | None = None) -> tuple[list[Any], dict[str, Any]]:
         """Return the episodes, recorded where they are missing, and what their recording says of itself."""
         from prophet_gym.data._recording import list_episodes, read_episode, read_meta
+        from prophet_gym.data._stacked import is_lerobot
         from prophet_gym.evaluation._official import record_official
+        from prophet_gym.train._robot import kept_out
 
+        if self.data is not None and is_lerobot(self.data):
+            if self.without:
+                raise ValueError("episodes of a LeRobot data set are left out by number: lerobot:PATH,without=3+7")
+            episodes = kept_out(str(self.data), checkpoint, self.episodes)
+            suite = episodes[0].name.rpartition("/")[0]
+            return episodes, {"suite": suite, "look": "recorded", "starts": "recorded"}
         if self.data is None:
             paths = record_official(checkpoint, self.episodes, look=look, workers=self.workers)
         else:

@@ -94,5 +94,7 @@ def dreamt_frames(
 
 def labelled(episode: Episode, frames: UInt8[np.ndarray, "t h w 3"]) -> LabelledVideo:
     """Return an episode's frames, recorded or dreamt, with the labels of the recording."""
-    labels = episode.sim.success[: len(frames)]
-    return LabelledVideo(frames, labels, episode.instruction, episode.sim.task, episode.sim.mode)
+    known, labels = episode.simulation, episode.done[: len(frames)]
+    if known is None:
+        return LabelledVideo(frames, labels, episode.instruction, policy="recorded")
+    return LabelledVideo(frames, labels, episode.instruction, known.task, known.mode)

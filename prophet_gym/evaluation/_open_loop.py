@@ -63,7 +63,7 @@ class Window:
 def windows_of(
     episodes: Sequence[Episode], horizons: Sequence[int], spacing: int, *, still: float = _STILL
 ) -> list[Window]:
-    """Choose where to dream from, and how far; where the gripper stays within `still` metres there is no window.
+    """Choose where to dream from, and how far; where a known gripper stays within `still` metres there is no window.
 
     Windows of a horizon begin at frame 0 and then every `max(horizon, spacing)` frames, so they do not overlap, and
     shorter horizons are read off the beginning of longer ones.
@@ -72,6 +72,9 @@ def windows_of(
     for horizon in sorted(set(horizons)):
         for number, episode in enumerate(episodes):
             for start in range(0, len(episode.actions) - horizon + 1, max(horizon, spacing)):
+                if episode.tools is None:
+                    found[number, start].append(horizon)
+                    continue
                 path = episode.gripper_position[start : start + horizon + 1]
                 if np.linalg.norm(path - path[0], axis=1).max() >= still:
                     found[number, start].append(horizon)

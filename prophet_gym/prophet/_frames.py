@@ -234,6 +234,11 @@ class FrameProphet(Prophet):
         return keep_still(latents, unstack_frames(inputs.given)[:, -1], *self.config.stillness)
 
     @property
+    def latent_size(self) -> tuple[int, int]:
+        """Return rows and columns of a frame's latents."""
+        return self._sides[1:]
+
+    @property
     def _sides(self) -> tuple[int, int, int]:
         """Return the slots, rows and columns of a chunk's latents."""
         rows, columns = (side // SPATIAL_COMPRESSION for side in self.config.frame_size)

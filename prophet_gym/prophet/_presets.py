@@ -57,9 +57,9 @@ def action_transformer(
         head,
         latent_channels=FRAMES_PER_LATENT * latent_channels,
         max_size=tuple(map(max, sides, _TABLE)),
-        action_dim=config.action_dim,
+        action_dim=config.numbers,
         action_frames="input",
-        action_frame_channels=latent_channels,
+        action_frame_channels=latent_channels + config.drawn_channels,
         history_order="newest_finest",
     )
 

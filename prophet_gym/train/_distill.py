@@ -20,14 +20,14 @@ from prophet_gym._io.lora import merge_lora, save_lora
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._windows import Windows
-from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
+from prophet_gym.prophet import FrameProphet, Prophet, SmallProphet
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, stack_frames
 from prophet_gym.prophet._flow import distillation_losses, flow_levels, nested_levels, sample_euler
 from prophet_gym.prophet._full import euler_levels, remembered
-from prophet_gym.prophet._gripper import GripperTracker, flow_source
+from prophet_gym.prophet._gripper import Untracked, flow_source
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel, predict_clean
-from prophet_gym.train import _small
-from prophet_gym.train._dynamics import Dreams, Rehearsal, inputs_of, rehearsed
+from prophet_gym.train import _robot, _small
+from prophet_gym.train._dynamics import Config, Dreams, Rehearsal, Tracker, inputs_of, rehearsed
 from prophet_gym.train._fit import fit
 from prophet_gym.train._full import Batching, Draws, ToolVideos, choose_trained, encode_chunk, train_full
 from prophet_gym.train._pretrain import MAY_CHANGE, FullOptions, open_clips
@@ -47,8 +47,8 @@ class Args(FullOptions):
     sampler_steps: Count  # Number of sampler steps of the student, fewer than the teacher's.
     teacher_steps: Count | None = None  # Number of sampler steps of the teacher; the checkpoint's by default.
     data: tuple[str, ...] = ()
-    """Data sets: for a full Prophet as `prophet pretrain` takes them, for a small one recordings, which are not read if
-    `OUT/latents.npz` exists."""
+    """Data sets: for a full Prophet as `prophet pretrain` takes them, for a small one as `prophet train` takes them and
+    not read if `OUT/latents.npz` exists."""
     out: OutFolder  # Folder for training states, logs and the result.
     steps: Count = 5_000  # Number of optimizer steps.
     warmup: CountOrNone = 200  # Number of warm-up steps.
@@ -60,7 +60,7 @@ def main(args: Args) -> None:
     if accelerator.is_fsdp2:
         raise ValueError("a Prophet is distilled with all weights in every process: launch it without FSDP")
     student = Prophet.from_pretrained(Checkpoint.named(args.teacher).folder, device=accelerator.device)
-    small, teacher = isinstance(student, SmallProphet), copy.deepcopy(student.transformer)
+    small, teacher = isinstance(student, FrameProphet), copy.deepcopy(student.transformer)
     most = args.teacher_steps or student.config.steps
     levels = nested_levels(flow_levels if small else euler_levels, args.sampler_steps, most)
     if small:
@@ -68,7 +68,7 @@ def main(args: Args) -> None:
             raise ValueError("a small Prophet is distilled in one process; start the command alone")
         if not (args.out / "latents.npz").exists():
             recorded = tuple(map(Path, args.data))
-            _small.main(_small.Args(args.out, recorded, str(student.source), stage="latents"))
+            _robot.main(_small.Args(args.out, recorded, str(student.source), stage="latents"))
     solver = {} if small else {"solver": "euler"}
     student.config = replace(student.config, steps=args.sampler_steps, **solver)
     if args.lora_rank or not small:
@@ -119,12 +119,20 @@ def _distill_full(
     )  # fmt: skip
 
 
+def _tracker(student: Any) -> Tracker:
+    return (
+        student.tracker
+        if isinstance(student, SmallProphet)
+        else Untracked(student.config.chunk, student.transformer.device)
+    )
+
+
 def _distill_small(
     student: Any, teacher: ProphetTransformer3DModel, levels: Levels, args: Args, accelerator: Any
 ) -> None:
     """Train on the student's own dreams: at every age of a dream it learns what its teacher would dream next."""
     data = LatentEpisodes.load(args.out / "latents.npz")
-    read = (*student.tracker.config["latent_size"],), student.config.action_dim
+    read, tracker = (student.latent_size, student.config.action_dim), _tracker(student)
     if (found := (data.latents.shape[2:], data.actions.shape[1])) != read:
         raise ValueError(
             f"{args.out / 'latents.npz'} must hold what the teacher reads, latents of {read[0]} cells and actions of "
@@ -134,9 +142,9 @@ def _distill_small(
 
     def loss(
         transformer: Callable[..., Tensor],
-        tracker: GripperTracker,
+        tracker: Tracker,
         data: LatentEpisodes,
-        config: SmallConfig,
+        config: Config,
         dreams: Dreams,
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, float], Dreams]:
@@ -152,7 +160,7 @@ def _distill_small(
         return losses, {}, dreams.go_on(tracker, inputs, dreamt, config.reader_weight)
 
     rehearsal = Rehearsal(args.batch_size, _CHUNKS, 0.0)
-    step, carried = rehearsed(loss, student.tracker, data, student.config, rehearsal, args.steps)
+    step, carried = rehearsed(loss, tracker, data, student.config, rehearsal, args.steps)
     fit(
         student.transformer.train(), step, args.schedule(), args.out,
         name=_NAME, state=(carried,), accelerator=accelerator,

@@ -32,7 +32,7 @@ _CONDITIONS = {
     "ActionProphet": "actions (normalised), the first frame",
 }
 _LACKS = {
-    "camera matrix": "no action frames are drawn",
+    "camera matrix": "no action frames are drawn; for joint positions --urdf and --calibration of prophet train say it",
     "tool poses": "no gripper is tracked",
     "success": "prophet train-reward has nothing to learn from; reward='vlm:...' scores dreams without it",
     "names of the action's dimensions": "they are numbered",

@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from prophet_gym._arguments import (
-    Arguments,
     Count,
     CountOrNone,
     DeviceOrAuto,
@@ -42,6 +41,7 @@ from prophet_gym.data._first_frames import first_frames
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import list_recordings, name_of, opened
 from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments._urdf import UrdfOptions
 from prophet_gym.envs._initial_states import INDEX_NAME, write_initial_states
 from prophet_gym.prophet import FrameProphet, Prophet, SmallConfig, SmallProphet, TwoViewConfig, TwoViewProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
@@ -68,7 +68,7 @@ _STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "latents", "tracker", "t
 
 
 @dataclass(frozen=True)
-class Args(Arguments):
+class Args(UrdfOptions):
     """Train the small Prophet from recordings or LeRobot data sets, or adapt a checkpoint of it to another scene.
 
     Under `accelerate launch --num_processes N -m prophet_gym train`, or torchrun, N processes average their gradients.
@@ -100,7 +100,7 @@ class Args(Arguments):
     """Robot of a LeRobot data set: a name, or `module:NAME`; by default one with the set's own names, rate and
     ranges."""
     latent_channels: Items = 4  # Channels of the autoencoder's latents, when training from scratch.
-    held_out: Count = 20  # Keep one episode in n for validation.
+    held_out: Count = 20  # Keep one episode in n for validation; of a base of LeRobot data sets, its own n.
     max_episodes: Count | None = None  # Maximum number of episodes to read of each recording.
     autoencoder_steps: CountOrNone = 12_000  # Number of optimizer steps of the autoencoder, on 32 crops each.
     decoder_steps: CountOrNone = 6_000  # Number of further steps of the decoder; the encoder is frozen.
@@ -129,12 +129,12 @@ def main(args: Args) -> None:
     with run_lock(args.out, main=is_main()):
         args = replace(args, cameras=_require_cameras(args))
         folder = None if args.base is None else Checkpoint.named(args.base).folder
-        stages = _chosen_stages(args)
+        stages = chosen_stages(args)
         data = {"data": args.data, "episodes": counted(args.data)}
         by_main(lambda: begin_stages(args, folder, stages, data))
         base = None if args.base is None else load_small(args.base)
         if base is not None and not isinstance(base, SmallProphet):
-            raise ValueError(f"{folder} reads actions alone, not recordings: give its weights as --init-from")
+            raise ValueError(f"{folder} is of LeRobot data sets: name them, or give its weights as --init-from")
         if base is not None and len(args.cameras) > base.views:
             raise ValueError(
                 f"the base {folder} dreams only {FIRST_CAMERA}, got cameras={args.cameras}; leave them away"
@@ -155,8 +155,8 @@ def begin_together(args: Args) -> torch.device:
 
 def _require_cameras(args: Args) -> tuple[str, ...]:
     """Return the cameras of recordings to dream; raise ValueError for options that are of LeRobot data sets alone."""
-    if args.size is not None or args.embodiment is not None:
-        raise ValueError("--size and --embodiment are of LeRobot data sets: a recording knows its robot, at its size")
+    if args.size is not None or args.embodiment is not None or args.known():
+        raise ValueError("--size, --embodiment and --urdf are of LeRobot data sets: a recording knows its robot")
     cameras = args.cameras or (FIRST_CAMERA,)
     for camera in cameras:
         if camera not in CAMERAS:
@@ -173,7 +173,7 @@ def load_small(name: str) -> FrameProphet:
     return prophet
 
 
-def _chosen_stages(args: Args) -> tuple[Stage, ...]:
+def chosen_stages(args: Args) -> tuple[Stage, ...]:
     """Return the stages to run: the one that is named, or all that a base leaves."""
     if args.base is None and args.lora_rank:
         raise ValueError("adapters are put into a checkpoint: give --base, e.g. bundled, or leave --lora-rank away")
@@ -197,7 +197,7 @@ def begin_stages(args: Args, base: Path | None, stages: Sequence[Stage], data: d
     recorded = {**data, "held_out": args.held_out, "max_episodes": args.max_episodes}
     views = {} if args.cameras == (FIRST_CAMERA,) else {"cameras": args.cameras}
     known = {"init_from": args.init_from}
-    network = {} if base is not None else {"layers": args.layers, "width": args.width, **views, **known}
+    network = {} if base is not None else {"layers": args.layers, "width": args.width, **views, **known, **args.known()}
     # Steps and minutes are not among them: a run may resume with more.
     training = {name: getattr(args, name) for name in ("batch_size", "chunks", "single_until", "warmup", "ema")}
     asked: dict[str, dict[str, Any]] = {
@@ -225,15 +225,16 @@ class Training:
     """Run the stages of training; each reads what the ones before left in the folder."""
 
     args: Args
-    base: SmallProphet | None  # is trained further
+    base: Any  # a SmallProphet that is trained further, or None
     known: FrameProphet | None  # only lends weights to begin with
     device: torch.device
+    parts: ClassVar[tuple[str, ...]] = ("autoencoder", "tracker")  # of the base, that are kept
 
     def run(self, stages: Sequence[Stage]) -> None:
         """Run some stages, in this order; each is a method of its name."""
         if self.base is not None:
             # A new scene needs a new tracker; else the base's own is used.
-            for name in ("autoencoder",) if self.args.lora_rank else ("autoencoder", "tracker"):
+            for name in self.parts[:1] if self.args.lora_rank else self.parts:
                 if not (self.args.out / name).exists():
                     by_main(partial(save_network, getattr(self.base, name), self.args.out / name))
         for stage in stages:
@@ -335,10 +336,13 @@ class Training:
             if self.known is not None:
                 fill_matching(model, self.known.transformer)
             return model
-        # A copy: the stages that follow read the base as it was.
-        transformer = copy.deepcopy(self.base.transformer).requires_grad_(requires_grad=True)
-        if args.lora_rank:
-            add_lora(transformer, args.lora_rank)
+        return self._further(self.base)
+
+    def _further(self, base: FrameProphet) -> ProphetTransformer3DModel:
+        """Return a copy of the base's transformer to train: the stages that follow read the base as it was."""
+        transformer = copy.deepcopy(base.transformer).requires_grad_(requires_grad=True)
+        if self.args.lora_rank:
+            add_lora(transformer, self.args.lora_rank)
         return transformer
 
     def _config(self) -> Any:

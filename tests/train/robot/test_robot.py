@@ -1,5 +1,7 @@
 """Any LeRobot data set becomes a checkpoint that `gym.make` takes: layouts, cameras, starts, reward."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -8,17 +10,21 @@ import pytest
 import torch
 
 import prophet_gym  # noqa: F401 (registers the ids)
+from benchmarks.robot import arm
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli import _starts as starts
 from prophet_gym.cli.main import main
+from prophet_gym.data._episode import held_out
 from prophet_gym.data._lerobot_export import export_recording
 from prophet_gym.data._stacked import StackedSource
+from prophet_gym.embodiments._urdf import tool_path
 from prophet_gym.errors import MissingWeightsError
 from prophet_gym.prophet import ActionProphet, Prophet
 from prophet_gym.train import _reward as reward
+from prophet_gym.train import _robot as robot
 from tests.data_.conftest import CAMERA, images
 
-from .conftest import JOINTS, joints
+from .conftest import JOINTS, JointWriter, joints
 
 LENGTHS = (20, 16, 24)
 
@@ -114,8 +120,8 @@ def test_a_run_resumes_only_with_what_it_began_with(joint_set, train):
 def test_options_that_do_not_go_together_are_refused_in_one_sentence(joint_set, toy_recording, train):
     root = joint_set()
     for options, said in [
-        ({"base": "bundled"}, "trains a model of its own, which has no tracker"),
-        ({"stage": "tracker"}, "trains a model of its own, which has no tracker"),
+        ({"base": "bundled"}, "must be a model of a LeRobot data set, is a"),
+        ({"stage": "tracker"}, "has no tracker: leave that stage away"),
         ({"cameras": ("front",)}, f"unknown camera 'front'.*{CAMERA}"),
         ({"size": (60, 64)}, r"size must be two multiples of 16 of at least 64, got \(60, 64\)"),
         ({"embodiment": "libero"}, "actions of libero have 7 dimensions, the data's 6"),
@@ -123,7 +129,7 @@ def test_options_that_do_not_go_together_are_refused_in_one_sentence(joint_set, 
     ]:
         with pytest.raises(ValueError, match=said):
             train(f"lerobot:{root}", **options)
-    with pytest.raises(ValueError, match="--size and --embodiment are of LeRobot data sets"):
+    with pytest.raises(ValueError, match="--size, --embodiment and --urdf are of LeRobot data sets"):
         train(str(toy_recording), size=(64, 64))
     with pytest.raises(FileNotFoundError, match="no LeRobot data set"):
         train(f"lerobot:{root / 'meta'}")
@@ -141,3 +147,93 @@ def test_frames_are_cut_about_their_middle_and_never_stretched(joint_set):
     wide = StackedSource(f"lerobot:{joint_set('v3', dtype='image')}", size=(64, 64)).episode(2)
     assert (wide.name, wide.camera) == ("arm/episode_000002", None)
     np.testing.assert_array_equal(wide.frames(3, 5), images(2, 12)[3:5, :, 16:80])
+
+
+def test_a_urdf_and_a_calibration_give_action_frames_which_need_no_files_later(joint_set, train, tmp_path):
+    arm.describe(tmp_path)
+    root, moving = joint_set(), ("pan", "lift", "elbow", "flex", "roll")
+    told = {"urdf": tmp_path / "arm.urdf", "tool_link": "tool", "joint_units": "degrees", "joints": moving}
+    with pytest.raises(ValueError, match="must know one of the cameras top, knows up, side"):
+        train(f"lerobot:{root}", calibration=tmp_path / "cameras.json", **told)
+    camera = json.loads((tmp_path / "cameras.json").read_text())["up"]
+    (tmp_path / "cameras.json").write_text(json.dumps({"top": {**camera, "size": [64, 96]}}))
+    folder = train(f"lerobot:{root}", calibration=tmp_path / "cameras.json", **told)
+    with pytest.raises(ValueError, match=r"is of another run \(transformer\)"):
+        train(f"lerobot:{root}", calibration=tmp_path / "cameras.json", **{**told, "tool_link": "wrist_roll_link"})
+    for name in ("arm.urdf", "cameras.json"):
+        (tmp_path / name).unlink()
+    model = Prophet.from_pretrained(folder)
+    assert isinstance(model, ActionProphet)
+    assert (model.transformer.config["action_dim"], model.transformer.config["action_frame_channels"]) == (9, 16)
+    poses = np.stack([arm.reach(np.array([0.2, side, 0.05]), 10) for side in (-0.06, -0.02, 0.03, 0.07)])
+    asked = torch.from_numpy(poses)[None]
+    frames = model.config.action_frames(tool_path(model.config.tool_chain, asked), (32, 48))
+    # The disc lies where the camera sees the tool.
+    for step, disc in enumerate(frames[0, :, 0]):
+        u, v, depth = np.array(model.config.tool_cameras[0]) @ np.append(arm.places(poses[step])[-1], 1)
+        row, column = divmod(int(disc.argmax()), 48)
+        assert column == pytest.approx(u / depth * 48 - 0.5, abs=0.51)
+        assert row == pytest.approx(v / depth * 32 - 0.5, abs=0.51)
+    env = gym.make("Prophet-v0", weights=folder, reward=None)
+    env.reset(seed=0)
+    assert env.step(env.action_space.sample())[0]["image"].shape == (64, 96, 3)
+
+
+def test_a_model_is_trained_further_on_its_own_data_and_adapted_to_other(joint_set, train, tmp_path):
+    root = joint_set()
+    base = train(f"lerobot:{root}", held_out=4)
+    other = JointWriter(tmp_path / "other").v3()
+    few = {"device": "cpu", "batch_size": 2, "steps": 2, "decoder_steps": 1, "precision": "no"}
+    further = robot.Args(tmp_path / "further", (Path(f"lerobot:{root}"),), str(base), **few)
+    robot.main(further)
+    adapted = robot.Args(tmp_path / "adapted", (Path(f"lerobot:{other}"),), str(base), lora_rank=2, **few)
+    robot.main(adapted)
+    folders = (base, further.out / "checkpoint", adapted.out / "checkpoint")
+    configs = [Prophet.from_pretrained(folder).config for folder in folders]
+    assert [config.suite for config in configs] == ["arm", "arm", "other"]
+    assert {config.held_out for config in configs} == {4}
+    assert {config.action_mean for config in configs} == {configs[0].action_mean}
+    assert (tmp_path / "adapted" / "lora").is_dir()
+    for changes, said in [
+        ({"base": "bundled"}, "--base bundled must be a model of a LeRobot data set, is a .*: give --init-from"),
+        ({"cameras": ("top",)}, "--cameras and all else of that kind are those of --base"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            robot.main(replace(further, out=tmp_path / "wrong", **changes))
+
+
+def test_dreams_are_compared_with_the_episodes_that_training_kept_out(joint_set, train, tmp_path, capsys):
+    root = joint_set("v3", lengths=LENGTHS)
+    folder = train(f"lerobot:{root}", held_out=3)
+    kept = [number for number in range(3) if held_out(f"arm/episode_{number:06d}", 1 / 3)]
+    given = ["evaluate", "--world-model", str(folder), "--data", f"lerobot:{root}", "--horizons", "4", "12"]
+    main([*given, "--card"])
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert found["episodes"] == len(kept) > 0
+    conditions = found["horizons"]["4"]["conditions"]
+    assert {"dream", "copy", "autoencoder"} <= {*conditions}
+    text = (folder / "README.md").read_text()
+    main([*given, "--card"])
+    assert (folder / "README.md").read_text() == text, "measured again, said once"
+    assert text.count("## Measured") == 1
+    named = ["evaluate", "--world-model", str(folder), "--horizons", "4", "--json", str(tmp_path / "named.json")]
+    main([*named, "--data", f"lerobot:{root},episodes=0+2"])
+    named_found = json.loads((tmp_path / "named.json").read_text())
+    assert (named_found["episodes"], named_found["successes"]) == (2, 2)
+    for words, said in [
+        (["--world-model", "bundled", "--data", f"lerobot:{root}"], "must have been trained on LeRobot data sets"),
+        (["--world-model", str(folder), "--data", f"lerobot:{root}", "--without", "1"], "are left out by number"),
+        (["--world-model", "bundled", "--card"], "--card writes into the checkpoint"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["evaluate", *words])
+        assert said in capsys.readouterr().err
+
+
+def test_a_model_without_a_tracker_is_distilled(joint_set, train, tmp_path):
+    root = joint_set()
+    words = ["distill", "--teacher", str(train(f"lerobot:{root}")), "--sampler-steps", "1", "--teacher-steps", "2"]
+    main([*words, "--data", f"lerobot:{root}", "--out", str(tmp_path / "student"), "--steps", "1", "--batch-size", "2"])
+    student = Prophet.from_pretrained(tmp_path / "student" / "checkpoint")
+    assert isinstance(student, ActionProphet)
+    assert student.config.steps == 1
