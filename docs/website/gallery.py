@@ -21,10 +21,10 @@ from prophet_gym.sims.simulator import check_task
 SHEET = 5
 """Initial states beside each other in the image of an env's tasks."""
 GOAL = {
-    "Object": "Pick one of six objects from the floor and place it in the basket",
+    "Object": "Pick up the object that the instruction names and place it in the basket",
     "Spatial": "Pick the one of two bowls that the instruction locates and place it on the plate",
     "Goal": "Ten goals in one scene: open a drawer, push a plate, turn on the stove, place a bottle",
-    "10": "Ten longer tasks of two steps each, in kitchens, living rooms and studies",
+    "10": "Ten longer tasks, most of them of two steps, in kitchens, living rooms and a study",
 }
 CHANGED = {
     "Object": "the objects look different",
@@ -80,8 +80,8 @@ def overview() -> str:
         [
             "# All environments",
             "",
-            "`import prophet_gym` registers these ids. They share observations, actions and `info`, so code that runs in a",
-            "dream runs in the simulator too; [the environments](../envs.md) describes what they have in common.",
+            "`import prophet_gym` registers these ids. They share observations, actions and `info`, so code that runs",
+            "in a dream runs in the simulator too; [the environments](../envs.md) describes what they have in common.",
             "",
             "| id | family | what it is |",
             "| --- | --- | --- |",
@@ -136,7 +136,7 @@ def sheets() -> dict[str, bytes]:
 
 @cache
 def _made(id_: str) -> gym.Env | MissingWeightsError | None:
-    """Return a dream's env, or why the bundled weights make none; None for other ids, which need more than a package."""
+    """Return a dream's env, or why the bundled weights make none; None for ids that need more than this package."""
     if not id_.startswith("Prophet-"):
         return None
     try:
@@ -178,7 +178,7 @@ def _images(entry: Entry, made: object) -> list[str]:
         return [
             "![an episode of LIBERO, its dream, and the dream under other actions](../images/demo.webp)",
             "",
-            "*Left: LIBERO. Middle: the dream under the same actions. Right: the dream under another episode's actions.*",
+            "*Left: LIBERO. Middle: the dream under the same actions. Right: the dream under other actions.*",
         ]
     if entry.spec.id == REMOTE:
         return ["![the arm driven in a dream, on the page that a server offers](../images/play.webp)"]
@@ -201,8 +201,10 @@ def _facts(entry: Entry, made: object) -> list[str]:
             "action space": f"`{made.action_space}`",
             "observation space": f"`{made.observation_space}`",
             "weights": f"bundled; they cover {', '.join(f'`{suite}`' for suite in starts.suites)}",
-            "starts": f"{len(starts)} initial states of {len(starts.tasks)} tasks in the split `train`; `official` for evaluation",
-            "reward": "the score of the checkpoint's success classifier on the generated frames, or any [reward model](../rewards.md)",
+            "starts": f"{len(starts)} initial states of {len(starts.tasks)} tasks in the split `train`; "
+            "`official` for evaluation",
+            "reward": "the score of the checkpoint's success classifier on the generated frames, or any "
+            "[reward model](../rewards.md)",
             "terminated": "the reward model finds the task done",
             "truncated": "the steps have run, or the uncertainty exceeds `max_uncertainty`",
         }
@@ -240,10 +242,11 @@ def _simulated(entry: Entry) -> dict[str, str]:
     official = f"`official`, {simulator.official_states} published states of each of {simulator.tasks} tasks"
     return {
         "action space": f"`{space}`",
-        "observation space": f"`image`, uint8 `({size}, {size}, 3)`; `size=` takes another. [Two cameras](../envs.md#cameras-and-the-robots-state) and the robot's state with `cameras=`",
+        "observation space": f"`image`, uint8 `({size}, {size}, 3)`; `size=` takes another. "
+        "[Two cameras](../envs.md#cameras-and-the-robots-state) and the robot's state with `cameras=`",
         "needs": "the [LIBERO simulator](../commands.md#the-libero-simulator)"
         + (" and [LIBERO-PRO's files](../commands.md#perturbed-suites)" if entry.family == "Perturbed" else ""),
-        "starts": official if entry.family == "Perturbed" else f"`train`, random placements; {official}, for evaluation",
+        "starts": f"{'' if entry.family == 'Perturbed' else '`train`, random placements; '}{official}, for evaluation",
         "reward": "1.0 when LIBERO's own predicate finds the task done, else 0.0",
         "terminated": "the task is done",
         "truncated": "the steps have run",
@@ -266,8 +269,8 @@ def _actions(entry: Entry) -> list[str]:
     return [
         "## Actions",
         "",
-        f"Each action has {robot.action_spec.dim} dimensions, {rate}; the gripper is open at {robot.gripper.open:g} and closed",
-        f"at {robot.gripper.closed:g}. [Robots](../embodiments.md) explains units and frames.",
+        f"Each action has {robot.action_spec.dim} dimensions, {rate}; the gripper is open at",
+        f"{robot.gripper.open:g} and closed at {robot.gripper.closed:g}. [Robots](../embodiments.md) explains units.",
         "",
         "| dimension | unit | bounds |",
         "| --- | --- | --- |",

@@ -1,7 +1,7 @@
 """Where a file of the repository stands on the site, and its links rewritten to lead there.
 
-The pages are written for a reader of the repository: their links are relative to the file, and may lead to code, results
-and pages outside `docs/`. All that is linked from a page of the site is on the site too.
+The pages are written for a reader of the repository: their links are relative to the file, and may lead to code,
+results and pages outside `docs/`. All that is linked from a page of the site is on the site too.
 """
 
 import os
