@@ -86,7 +86,7 @@ $(VLA): pyproject.toml requirements/build.txt requirements/vla.txt requirements/
 	touch $@
 
 test-vla: $(VLA)
-	$(call PYTEST,.venv-vla) -m "" --durations 15 tests/prophrl_algos/vla tests/interop/test_lerobot.py tests/interop/test_lerobot_export.py
+	$(call PYTEST,.venv-vla) -m "" --durations 15 tests/prophrl_algos/vla tests/hub/test_envhub.py tests/interop/test_lerobot.py tests/interop/test_lerobot_export.py
 
 # What LIBERO itself needs is no release of its own choice, so it stays as locked; a deprecation is listed, not an error.
 $(LATEST): pyproject.toml requirements/build.txt requirements/simulator.txt requirements/torch.txt

@@ -58,10 +58,7 @@ def run(
                     found = evaluate()
                     metrics |= {f"evaluation/{name}": value for name, value in found.items()}
                     if found["success"] > best:
-                        weights = {name: whole(each) for name, each in trainer.policy.state_dict().items()}
-                        if main:
-                            state = {"policy": weights, "updates": trainer.done, "score": found["success"]}
-                            save_checkpoint(folder / BEST, state)
+                        _save_best(trainer, folder / BEST, found["success"])
                     best = max(best, found["success"])
                 if main:
                     # Logged before it is saved: a kill between the two logs an update again, and never loses one.
@@ -75,3 +72,9 @@ def run(
         bar.close()
         for logger in loggers:
             logger.close()
+
+
+def _save_best(trainer: Trainer, path: Path, score: float) -> None:
+    weights = {name: whole(each) for name, each in trainer.policy.state_dict().items()}
+    if trainer.learner.main:
+        save_checkpoint(path, {"policy": weights, "updates": trainer.done, "score": score})

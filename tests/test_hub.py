@@ -1,6 +1,7 @@
 """Names of weights: what is understood, what is refused, and what is found on this machine."""
 
 import json
+from hashlib import sha256
 
 import pytest
 from huggingface_hub import constants
@@ -93,7 +94,7 @@ def test_pushing_offline_says_so(offline_cache, tmp_path):
 def test_fetched_files_must_be_those_of_the_manifest(offline_cache, name):
     write_manifest(offline_cache)
     resolve(name, {})
-    (offline_cache / "deep" / "weights.pt").write_bytes(b"tampered")
+    (offline_cache / "deep" / "weights.pt").write_bytes(b"Weights")
     with pytest.raises(CheckpointError, match=r"deep/weights\.pt has another sha-256"):
         resolve(name, {})
 
@@ -115,10 +116,14 @@ def test_what_is_neither_path_nor_hub_name_lists_the_forms(tmp_path, name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "a").write_bytes(b"other"), "a has another sha-256"),
+        (lambda folder: (folder / "a").write_bytes(b"0"), "a has another sha-256"),
+        (lambda folder: (folder / "a").write_bytes(b"other"), "a has 5 bytes in place of 1"),
         (lambda folder: (folder / "b" / "c").unlink(), "b/c is missing"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "damaged"),
-        (lambda folder: (folder / MANIFEST).write_text("[1]"), "must map file names"),
+        (lambda folder: (folder / MANIFEST).write_text("[1]"), "must be a JSON object"),
+        (lambda folder: (folder / MANIFEST).write_text('{"a": 1}'), "must map file names"),
+        (lambda folder: (folder / MANIFEST).write_text('{"format": 9, "files": {}}'), "is of format 9.* update"),
+        (lambda folder: (folder / MANIFEST).write_text('{"format": 1, "files": {"a": {}}}'), "must map file names"),
     ],
 )
 def test_local_folders_are_checked_too(tmp_path, damage, message):
@@ -126,10 +131,19 @@ def test_local_folders_are_checked_too(tmp_path, damage, message):
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b" / "c").write_bytes(b"2")
     write_manifest(tmp_path)
-    assert set(json.loads((tmp_path / MANIFEST).read_text())) == {"a", "b/c"}
+    assert set(json.loads((tmp_path / MANIFEST).read_text())["files"]) == {"a", "b/c"}
     resolve(str(tmp_path), {})
     damage(tmp_path)
     with pytest.raises(CheckpointError, match=message):
+        resolve(str(tmp_path), {})
+
+
+def test_manifests_of_earlier_versions_are_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / MANIFEST).write_text(json.dumps({"a": sha256(b"1").hexdigest().upper()}))
+    resolve(str(tmp_path), {})
+    (tmp_path / "a").write_bytes(b"2")
+    with pytest.raises(CheckpointError, match="a has another sha-256"):
         resolve(str(tmp_path), {})
 
 
@@ -159,13 +173,13 @@ def test_locks_and_drafts_are_no_part_of_a_checkpoint(tmp_path):
     (tmp_path / "head" / ".run.lock").touch()
     (tmp_path / ".weights.draft-host.1.abc").touch()
     write_manifest(tmp_path)
-    assert set(json.loads((tmp_path / MANIFEST).read_text())) == {"head/weights"}
+    assert set(json.loads((tmp_path / MANIFEST).read_text())["files"]) == {"head/weights"}
 
 
 def test_a_part_of_a_repository_is_checked_as_far_as_it_is_there(offline_cache):
     write_manifest(offline_cache)
     (offline_cache / "prophet.json").unlink()
     assert fetch(HubName("owner/repo"), only=["deep/*"]).samefile(offline_cache)
-    (offline_cache / "deep" / "weights.pt").write_bytes(b"tampered")
+    (offline_cache / "deep" / "weights.pt").write_bytes(b"Weights")
     with pytest.raises(CheckpointError, match="another sha-256"):
         fetch(HubName("owner/repo"), only=["deep/*"])

@@ -71,13 +71,13 @@ def card(weights: str, *, source: Path | None, companions: list[str], config: An
         suite=config.suite,
         look=config.look,
         weights=weights,
-        id=_id(config.embodiment),
+        id=env_id(config.embodiment),
         origin=origin,
         parts="\n".join(parts),
     )
 
 
-def _id(robot: str) -> str:
+def env_id(robot: str) -> str:
     """Return the id of an env that takes weights of a robot."""
     return "Prophet-LIBERO-v0" if robot == "libero" else "Prophet-v0"
 
@@ -90,7 +90,7 @@ def is_ours(path: Path) -> bool:
 def next_steps(folder: Path, data: Path | str, robot: str) -> str:
     """Return the commands to run next with a robot's checkpoint that a training has written, as text."""
     foreign = str(data).startswith("lerobot:")
-    lines = [f"wrote {folder}", f'  gym.make("{_id(robot)}", weights="{folder}")']
+    lines = [f"wrote {folder}", f'  gym.make("{env_id(robot)}", weights="{folder}")']
     if not foreign:
         lines.append(f"  prophet evaluate --world-model {folder} --data {data}")
     if not (folder / "starts").is_dir():

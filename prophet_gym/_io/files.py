@@ -34,6 +34,13 @@ def refuse_pointer(path: str | os.PathLike, error: type[Exception] = ValueError)
         raise error(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
 
 
+def modified(path: Path) -> int:
+    """Return when a file was last written, for a cache to tell versions apart; FileNotFoundError if it is missing."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}; fetch the data set again")
+    return path.stat().st_mtime_ns
+
+
 def read_text(path: str | os.PathLike, error: type[Exception] = ValueError) -> str:
     """Read a whole UTF-8 file without its byte order mark; raise `error` if it is there and is not text."""
     path = Path(path)

@@ -49,6 +49,8 @@ COMMANDS = {
     "report": Command(
         "prophet_gym.cli.report._command", "write one HTML file about training runs: curves, settings, machine"
     ),
+    "push": Command("prophet_gym.cli.hub._push", "check a checkpoint, and publish it on the Hub"),
+    "pull": Command("prophet_gym.cli.hub._pull", "fetch a checkpoint from the Hub, and check it"),
     "starts": Command("prophet_gym.cli._starts", "render the initial states of a suite"),
 }
 

@@ -207,6 +207,20 @@ class EpisodeSource(Protocol):
         ...
 
 
+@runtime_checkable
+class SeveralCameras(EpisodeSource, Protocol):
+    """Read a data set whose episodes were seen by several cameras, one of them at a time."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Return the names of the cameras."""
+        ...
+
+    def looking_through(self, camera: str) -> EpisodeSource:
+        """Return the same episodes with the frames of another camera."""
+        ...
+
+
 def held_out(name: str, share: float | int) -> bool:
     """Decide whether an episode (`recording.name_of`) is kept from training; `share` in 0..1 is the fraction that is.
 

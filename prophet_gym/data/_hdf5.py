@@ -169,18 +169,27 @@ def _read(demo: _Demo, layout: Layout, start: int, stop: int) -> UInt8[np.ndarra
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """Open the file for one read: an HDF5 handle must not cross into another process, so none is kept."""
+    """Open a file of demonstrations for one read."""
+    with open_hdf5(path) as stored:
+        if not isinstance(stored.get("data"), Mapping):
+            raise ValueError(f"{path} must hold a group data with demo_0, ...; it is no robomimic or LIBERO file")
+        yield stored
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for one read: a handle must not cross into another process, so none is kept."""
     try:
         import h5py
     except ImportError as error:
         told = "these demonstrations are HDF5 files; install h5py: pip install 'prophet-gym[data]'"
         raise ImportError(told, name=error.name) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}; fetch the data set again")
     refuse_pointer(path)
     # HDF5 reads a part of a file when it is asked for: damage shows anywhere, as any of h5py's errors.
     try:
         with h5py.File(path, "r") as stored:
-            if not isinstance(stored.get("data"), h5py.Group):
-                raise ValueError(f"{path} must hold a group data with demo_0, ...; it is no robomimic or LIBERO file")
             yield stored
     except BlockingIOError as error:
         advice = "close it there, or set HDF5_USE_FILE_LOCKING=FALSE if it writes no more"

@@ -23,7 +23,16 @@ from jaxtyping import Float, Float64, UInt8
 from prophet_gym._checks import require_number, unknown_option
 from prophet_gym._io.files import read_json, read_json_lines, reading, refuse_pointer
 from prophet_gym.data._episode import Episode, _choose
-from prophet_gym.data._reading import ORIENT, SUCCESS, ToolReading, cameras_of, finite, success_of, upright
+from prophet_gym.data._reading import (
+    ORIENT,
+    SUCCESS,
+    ToolReading,
+    cameras_of,
+    decode_images,
+    finite,
+    success_of,
+    upright,
+)
 from prophet_gym.data._video import WITHIN, decode_frames, frame_times
 
 INFO = "meta/info.json"
@@ -216,26 +225,9 @@ def _read_video(
 def _read_stored(entry: _Entry, camera: str, orient: str, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     """Read frames that lie in the rows themselves, as PNG or JPEG bytes."""
     cells = _read_rows(entry.data, entry.number, [camera])[camera].slice(start, stop - start).to_pylist()
-    frames = [_decoded(cell) for cell in cells]
-    whole = [frame for frame in frames if frame is not None]
-    if len(whole) < len(frames) or len({frame.shape for frame in whole}) > 1:
-        what = f"{camera} of episode {entry.number} in {entry.data}"
-        raise ValueError(f"{what} must be images of one size as PNG or JPEG bytes; save the set again")
-    return upright(np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8), orient)
-
-
-def _decoded(cell: Any) -> UInt8[np.ndarray, "h w 3"] | None:
-    """Return a cell's image; None if it holds no image."""
-    import cv2  # not installed where a network is trained on latents alone
-
-    content = cell.get("bytes") if isinstance(cell, dict) else None
-    if not isinstance(content, bytes) or not content:
-        return None
-    try:
-        frame = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        return None
-    return None if frame is None else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    where = f"{camera} of episode {entry.number} in {entry.data}"
+    contents = [cell.get("bytes") if isinstance(cell, dict) else None for cell in cells]
+    return upright(decode_images(contents, where), orient)
 
 
 def _read_info(root: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How data sets say what they hold: which way up images are, where the tools were and what camera looked on."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -84,6 +85,28 @@ def upright(frames: UInt8[np.ndarray, "f h w 3"], orient: str) -> UInt8[np.ndarr
     """Turn stored images upright, in a way of `ORIENT`."""
     rows, columns = ORIENT[orient]
     return np.ascontiguousarray(frames[:, ::rows, ::columns])
+
+
+def decode_images(contents: Sequence[object], where: str) -> UInt8[np.ndarray, "f h w 3"]:
+    """Decode images of one size out of PNG or JPEG bytes, RGB; ValueError, which says `where` they are, for others."""
+    frames = [decoded(content) for content in contents]
+    whole = [frame for frame in frames if frame is not None]
+    if len(whole) < len(frames) or len({frame.shape for frame in whole}) > 1:
+        raise ValueError(f"{where} must be images of one size as PNG or JPEG bytes; save the set again")
+    return np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8)
+
+
+def decoded(content: object) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Return the image in the bytes of a PNG or JPEG; None if they hold none."""
+    import cv2  # not installed where a network is trained on latents alone
+
+    if not isinstance(content, bytes) or not content:
+        return None
+    try:
+        frame = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return None if frame is None else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def success_of(rows: Bool[np.ndarray, " f"]) -> Bool[np.ndarray, " f"]:

@@ -13,7 +13,10 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from prophet_gym._checks import require_count, unknown_option
+from prophet_gym._io.companions import env_id
+from prophet_gym._io.header import CONFIG
 from prophet_gym._registration import SUITES
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs.wrappers.actions import OneActionPerStepVector
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA
@@ -21,6 +24,8 @@ from prophet_gym.world_model import ShowsWrist, TracksGripper
 
 _PIXELS = {CAMERAS[FIRST_CAMERA]: "image", CAMERAS[WRIST_CAMERA]: "image2"}
 """Images of an observation, and their names in LeRobot's own env of LIBERO."""
+_COMMIT = 40
+"""Number of characters of a commit's name."""
 
 
 class LeRobotVectorEnv(VectorEnv):
@@ -124,20 +129,17 @@ def make_env(
     far as the world model tracks it. `use_async_envs` makes no difference: all episodes are generated in one batch, and
     processes would copy the model.
 
-    `cfg` is an object or mapping that may have `task` (a LIBERO suite; `libero_object` if not), `task_ids` and
-    `episode_length` (in actions; ValueError unless it is a multiple of the chunk).
+    `cfg` is an object or mapping that may have `task` (a suite of the weights, the first of them if not), `task_ids`
+    and `episode_length` (in actions; ValueError unless it is a multiple of the chunk).
     """
     if use_async_envs:
         gym.logger.warn("use_async_envs makes no difference: one model generates all episodes in one batch")
-    suites = {suite: f"Prophet-LIBERO-{name}-v0" for suite, (name, _) in SUITES.items()}
     names = ("task", "task_ids", "episode_length")
     asked = cfg if isinstance(cfg, Mapping) else {name: getattr(cfg, name, None) for name in names}
-    suite = asked.get("task") or "libero_object"
-    if suite not in suites:
-        raise unknown_option("suite", suite, suites)
-    arguments = {"weights": weights, "autoreset_mode": AutoresetMode.SAME_STEP, "render_mode": "rgb_array"}
+    suite, id_, options = _suite(weights, asked.get("task"))
+    arguments = {"weights": weights, "autoreset_mode": AutoresetMode.SAME_STEP, "render_mode": "rgb_array", **options}
     # One env is made to learn the chunk and the tasks; weights are loaded once per process, so the rest are cheap.
-    probe: Any = gym.make_vec(suites[suite], num_envs=1, **arguments).unwrapped
+    probe: Any = gym.make_vec(id_, num_envs=1, **arguments).unwrapped
     chunk, length = probe.single_action_space.shape[0], asked.get("episode_length")
     if length is not None:
         if require_count("episode_length", length) % chunk:
@@ -153,8 +155,37 @@ def make_env(
     for task in tasks:
         if task not in probe.starts.tasks:
             raise unknown_option("task", task, map(str, probe.starts.tasks))
-    envs = {task: gym.make_vec(suites[suite], num_envs=n_envs, tasks=[task], **arguments) for task in tasks}
+    envs = {task: gym.make_vec(id_, num_envs=n_envs, tasks=[task], **arguments) for task in tasks}
     return {suite: {task: LeRobotVectorEnv(env) for task, env in envs.items()}}
+
+
+def _suite(weights: str, asked: Any) -> tuple[str, str, dict[str, Any]]:
+    """Return a suite of weights, the id of its env, and what else the env must be told."""
+    checkpoint = Checkpoint.named(weights)
+    own = {suite: f"Prophet-LIBERO-{name}-v0" for suite, (name, _) in SUITES.items() if checkpoint.robot == "libero"}
+    # Those of the weights first, and of these LIBERO's in its own order.
+    known = sorted(dict.fromkeys([*own, *checkpoint.suites]), key=lambda name: name not in checkpoint.suites)
+    suite = asked or next(iter(known), None)
+    if suite not in known:
+        raise unknown_option("suite", suite, known)
+    if suite in own:
+        return suite, own[suite], {}
+    return suite, env_id(checkpoint.robot), {"suite": suite}
+
+
+def weights_beside(script: str, repo: str) -> str:
+    """Return the weights that an `env.py` is published with: of the same commit, or of the folder that it lies in."""
+    folder = Path(script).absolute().parent
+    # The Hub's cache keeps the files of a commit in a folder of its name, and only those that were asked for.
+    if folder.parent.name == "snapshots" and len(folder.name) == _COMMIT:
+        return f"{repo}@{folder.name}"
+    return str(folder) if (folder / CONFIG).is_file() else repo
+
+
+def package_files(repo: str) -> dict[str, str]:
+    """Return the texts of the files that make a checkpoint's repository an EnvHub package, by their names."""
+    text = Path(__file__).with_name("envhub_checkpoint.txt").read_text(encoding="utf-8")
+    return {"env.py": text.format(repo=repo), "requirements.txt": _requirements()}
 
 
 def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
@@ -164,8 +195,12 @@ def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
     for name, template in {"env.py": "envhub_env.txt", "README.md": "envhub.md"}.items():
         text = Path(__file__).with_name(template).read_text(encoding="utf-8")
         (target / name).write_text(text.format(weights=weights), encoding="utf-8")
-    (target / "requirements.txt").write_text(f"prophet-gym>={version('prophet-gym')}\n", encoding="utf-8")
+    (target / "requirements.txt").write_text(_requirements(), encoding="utf-8")
     return target
+
+
+def _requirements() -> str:
+    return f"prophet-gym>={version('prophet-gym')}\n"
 
 
 def _renamed(parts: Mapping[str, Any], kind: type) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,10 +11,10 @@ import torch
 import tyro
 from jaxtyping import Float
 
-from prophet_gym._arguments import Arguments
-from prophet_gym.data._episode import Episode, EpisodeSource
+from prophet_gym._arguments import Arguments, Count
+from prophet_gym.data._episode import Episode, EpisodeSource, SeveralCameras
 from prophet_gym.data._lerobot import LeRobotSource, camera_features
-from prophet_gym.data._mixture import kind_of, named_options, read_mixture_entry
+from prophet_gym.data._mixture import kind_named, read_mixture_entry
 from prophet_gym.data._stacked import PREFIX, StackedSource, names_of
 from prophet_gym.data._windows import as_given
 from prophet_gym.embodiments import Robot, get_robot
@@ -46,27 +45,34 @@ class Args(Arguments):
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A LeRobot data set (a folder, or `lerobot:owner/repo`), a recording of ours, or another reader's files as
-    `prophet pretrain` names them: `FILE,kind=libero`."""
+    `prophet pretrain` names them: `rlds:FOLDER`, `agibot:FOLDER`, `droid:FOLDER`, `bridge:FOLDER`, `libero:FILE`."""
+    max_episodes: Count | None = None
+    """Read the actions of so many episodes alone, the first; all by default, which takes long for large sets."""
     json: bool = False
     """Print JSON in place of a page of text."""
 
 
 def main(args: Args) -> None:
     """Print what there is to say."""
-    found = inspected(args.path)
+    found = inspected(args.path, args.max_episodes)
     print(json.dumps(found, indent=2) if args.json else page(found))
 
 
-def inspected(path: str) -> dict[str, Any]:
-    """Return what a data set has and lacks as plain data."""
-    place, given = named_options(path.removeprefix(PREFIX))
-    folder = Path(place).expanduser()
-    if path.startswith(PREFIX) or (not given.get("kind") and kind_of(folder) == "lerobot"):
+def inspected(path: str, most: int | None = None) -> dict[str, Any]:
+    """Return what a data set has and lacks as plain data; ranges and lengths are those of the first `most` episodes."""
+    kind, given = kind_named(path)
+    if kind == "lerobot" and "camera" not in given:
         source = StackedSource(PREFIX + path.removeprefix(PREFIX), [])
-        return _facts("lerobot", source, _of_lerobot(source))
-    kind = given.get("kind") or kind_of(folder)
+        return _facts(kind, source, _of_lerobot(source), most)
     source = read_mixture_entry(path, {"given": as_given}).source
-    return _facts(kind, source, {})
+    return _facts(kind, source, _of_cameras(source) if isinstance(source, SeveralCameras) else {}, most)
+
+
+def _of_cameras(source: SeveralCameras) -> dict[str, Any]:
+    """Return the size of every camera's first image, where there is an episode."""
+    views = source.views if len(source) else ()
+    looks = {name: source.looking_through(name) for name in views}
+    return {"cameras": {name: list(look.episode(0).frames(0, 1).shape[1:3]) for name, look in looks.items()}}
 
 
 def _of_lerobot(source: StackedSource) -> dict[str, Any]:
@@ -85,8 +91,9 @@ def _of_lerobot(source: StackedSource) -> dict[str, Any]:
     return {"cameras": shapes, "states": states, "names": source.action_names, "layout": source.layout}
 
 
-def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any]) -> dict[str, Any]:
-    episodes = [source.episode(index) for index in range(len(source)) if source.steps(index)]
+def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any], most: int | None = None) -> dict[str, Any]:
+    whole = [index for index in range(len(source)) if source.steps(index)]
+    episodes = [source.episode(index) for index in whole[:most]]
     if not episodes:
         raise ValueError("the data set must have an episode with an action and the frames around it, and has none")
     first, lengths = episodes[0], [len(episode) for episode in episodes]
@@ -98,14 +105,14 @@ def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any]) -> dict[st
         "camera matrix": first.camera is None,
         "tool poses": first.tools is None,
         "success": not labelled,
-        "names of the action's dimensions": kind == "lerobot" and told["names"] is None,
+        "names of the action's dimensions": "names" in told and told["names"] is None,
     }
     return {
         "kind": kind,
         "layout": told.get("layout"),
         "robot": first.robot,
-        "episodes": len(episodes),
-        "steps": sum(lengths),
+        "episodes": len(whole),
+        "steps": sum(map(source.steps, whole)),
         "length": {"shortest": min(lengths), "median": int(np.median(lengths)), "longest": max(lengths)},
         "fps": first.fps,
         "cameras": cameras,

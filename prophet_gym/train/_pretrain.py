@@ -29,6 +29,7 @@ from prophet_gym._io.lora import save_lora
 from prophet_gym._io.processes import joined
 from prophet_gym._io.processes._sharding import is_sharded, whole
 from prophet_gym.data._mixture import read_mixture_entry
+from prophet_gym.data._recipe import described, expanded
 from prophet_gym.data._windows import Tools, ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, Embodiment, get_embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
@@ -83,11 +84,15 @@ class Args(FullOptions):
 
     base: str  # Checkpoint to begin with, as `prophet convert` writes it: a folder or Hub repository.
     data: tuple[str, ...]
-    """Data sets, each `PATH` or `PATH,name=value,...`. The names are: weight; kind (libero, libero_regenerated or
-    robomimic, for HDF5); camera (LeRobot); actions (`checkpoint`: the actions are those of the base's robot, or of
-    another robot by its name; `poses`: the motion between the tools' poses; `given`: model actions); state, numbers,
-    open, closed and calibration (the poses of the tools and the camera); and the options of the data set's reader."""
+    """Data sets, each `PATH`, `KIND:PATH` or `KIND:PATH,name=value,...`, or the sets of a recipe below a folder:
+    `recipe:prophet,root=FOLDER`, where a TOML file may take the place of `prophet`. Kinds are rlds, agibot, droid,
+    bridge, lerobot and, for HDF5, libero, libero_regenerated, robomimic. The names are: weight; camera; actions
+    (`checkpoint`: the actions are those of the base's robot, or of another robot by its name; `poses`: the motion
+    between the tools' poses; `given`: model actions); state, numbers, open, closed and calibration (the poses of the
+    tools and the camera); and the options of the data set's reader."""
     out: OutFolder  # Folder for training states, logs and the result.
+    dry_run: bool = False
+    """Print what would be read, and whether it is there, and train nothing: neither base nor data need be there."""
     draw_tools: bool = False
     """Train the action-frame conditioner too, on the windows whose tool poses and camera are known. The result draws
     action frames in its dreams, as does a base that draws them."""
@@ -97,15 +102,20 @@ class Args(FullOptions):
     """Spread weights, gradients and moments over the processes (FSDP2), for models that do not fit on one GPU."""
 
 
+WAYS = ("checkpoint", *EMBODIMENTS, "given", "poses")
+"""Name the ways in which actions can be read, the default first."""
 MAY_CHANGE = (
     "out", "steps", "batch_size", "accumulate", "precision", "gradient_checkpointing", "workers", "save_every",
-    "keep", "cpu", "shard",
+    "keep", "cpu", "shard", "dry_run",
 )  # fmt: skip
 """Arguments that may differ when a run resumes."""
 
 
 def main(args: Args) -> None:
     """Run the steps that are left and write the result."""
+    if args.dry_run:
+        print(described(args.data, WAYS))
+        return
     batching = Batching(args.batch_size, args.self_forcing, args.sampler_steps, args.workers)
     accelerator = args.accelerator()
     prophet = open_base(args, accelerator.device)
@@ -158,14 +168,18 @@ def unsharded(prophet: Prophet, args: Args, weights: Mapping[str, torch.Tensor])
 
 def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDataset:
     """Open the data sets of a mixture as clips for this checkpoint."""
-    config, action_dim = config_of(prophet), prophet.transformer.config["action_dim"]
-    # The checkpoint's own robot first: that is the default.
-    robots = {"checkpoint": get_embodiment(config.embodiment), **EMBODIMENTS}
-    plans: dict[str, ToPlan] = {
-        name: partial(robot_plan, robot=robot, action_dim=action_dim) for name, robot in robots.items()
-    }
-    plans |= {"given": as_given, "poses": partial(poses_plan, action_dim=action_dim)}
-    return WindowDataset([read_mixture_entry(text, plans) for text in data], clip_shape(config, chunks))
+    config = config_of(prophet)
+    plans = _ways(get_embodiment(config.embodiment), prophet.transformer.config["action_dim"])
+    entries = [read_mixture_entry(text, plans) for text in expanded(data, plans)]
+    return WindowDataset(entries, clip_shape(config, chunks))
+
+
+def _ways(robot: Embodiment, action_dim: int) -> dict[str, ToPlan]:
+    """Return the ways `WAYS` by name."""
+    ways: list[ToPlan] = [
+        partial(robot_plan, robot=each, action_dim=action_dim) for each in (robot, *EMBODIMENTS.values())
+    ]
+    return dict(zip(WAYS, [*ways, as_given, partial(poses_plan, action_dim=action_dim)], strict=True))
 
 
 def robot_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: int) -> tuple[ModelActions, Tools]:

@@ -18,6 +18,8 @@ COMMANDS = {
     "record": Command(
         "prophrl_algos.cli._record", "record a policy in LIBERO, as data for a world model", resumes=True
     ),
+    "push": Command("prophrl_algos.cli._push", "check a policy, and publish it on the Hub"),
+    "pull": Command("prophrl_algos.cli._pull", "fetch a policy from the Hub, and check it"),
     "report": Command("prophrl_algos.cli._report", "write one HTML file about runs: curves, films, settings, machine"),
 }
 

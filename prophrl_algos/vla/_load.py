@@ -39,7 +39,7 @@ _BY_TENSORS = {
 """Families that are also published without a `config.json` -> names of tensors, and what these tell."""
 BUNDLED = {name: Path(__file__).parent / name for name in ("SmallVLA-LIBERO-object-sft",)}
 """Policies that are installed with the package, and their folders."""
-_FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
+FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
 """Files of a repository that are downloaded; never optimizer states, images or code."""
 
 _log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def choose(source: str | Path) -> Choice:
     if name in BUNDLED or path.exists() or name.startswith(("/", ".", "~")) or "/" not in name:
         folder = resolve(name, BUNDLED)
     else:
-        folder = fetch(parse_hub_name(name), only=_FETCHED)
+        folder = fetch(parse_hub_name(name), only=FETCHED)
     config = read_json(folder / CONFIG)
     for adapter, family in FAMILIES.items():
         if (reason := family.recognises(config)) is not None:

@@ -41,7 +41,7 @@ def test_each_kind_is_opened_by_its_reader(lerobot, libero_file, tmp_path):
     ("options", "message"),
     [
         ("", "for HDF5 files say who wrote them"),
-        (",kind=rlds", "unknown kind of data set 'rlds'"),
+        (",kind=tfds", "unknown kind of data set 'tfds'"),
         (",kind=libero,camra=front", "unknown option of a libero data set 'camra'"),
         (",kind=libero,weight", "a data set is PATH,name=value,..., got 'weight'"),
         (",kind=libero,weight=much", "weight must be a number, got 'much'"),

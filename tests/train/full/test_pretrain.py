@@ -1,6 +1,7 @@
 """`prophet pretrain` and `prophet merge`, from data sets in words to a checkpoint that dreams."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from prophet_gym.embodiments._libero import to_model_actions
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
 from prophet_gym.prophet import FullProphet, Prophet, tiny_full_prophet, tiny_prophet
 from prophet_gym.train._pretrain import Args, main, open_clips
+from tests.data_.readers.writers import write_agibot, write_bridge, write_droid
 
 pytest.importorskip("accelerate")
 pytest.importorskip("peft")
@@ -57,6 +59,23 @@ def test_all_weights_become_a_checkpoint(base, toy_recording, tmp_path):
     assert "action_frame_embedder" not in changed
     same = "autoencoder/" + name
     assert (base / same).read_bytes() == (tmp_path / "out" / "checkpoint" / same).read_bytes()
+
+
+def test_what_the_paper_s_mixture_is_made_of_trains_together(base, tmp_path):
+    """RLDS, AgiBot World, raw DROID and BRIDGE as one mixture, in the paper's way of reading actions."""
+    write_agibot(tmp_path / "agibot", 327, 1)
+    write_droid(tmp_path / "droid", 1)
+    write_bridge(tmp_path / "bridge", 1)
+    rlds = Path(__file__).parents[2] / "data_/readers/rlds"
+    sets = [f"rlds:{rlds / 'bridge'}", f"rlds:{rlds / 'droid'}"]
+    sets += [f"{kind}:{tmp_path / kind}" for kind in ("agibot", "droid", "bridge")]
+    args = Args(str(base), tuple(f"{each},actions=poses,weight=1" for each in sets), tmp_path / "out")
+    main(replace(args, cpu=True, steps=2, warmup=1, workers=0, draw_tools=True))
+    assert Prophet.from_pretrained(tmp_path / "out" / "checkpoint").config.draw_tools
+    clips = open_clips(Prophet.from_pretrained(base), args.data, 1)
+    cameras = [clips[number, 0].cameras[0] is not None for number in range(len(sets))]
+    assert cameras == [False, False, True, True, False]
+    assert all(clips[number, 0].tools[0] is not None for number in range(len(sets)))
 
 
 def test_a_model_trained_on_pictures_of_the_tools_says_so_and_draws_them(base, toy_recording, tmp_path):
