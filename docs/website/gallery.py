@@ -98,7 +98,7 @@ def page(entry: Entry) -> str:
     made = _made(entry.spec.id)
     lines = [f"# {entry.spec.id}", "", _first_sentence(entry) + ".", "", *_images(entry, made), ""]
     maker = "make_vec" if entry.spec.entry_point is None else "make"
-    remote = ', url="http://localhost:8000", token="..."' if entry.spec.id == REMOTE else ""
+    remote = ', url="http://127.0.0.1:8000", num_envs=4, token_file="token.txt"' if entry.spec.id == REMOTE else ""
     needed = _needed(made)
     lines += [
         "```python",

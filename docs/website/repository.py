@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # Pages of the site that are no page of the repository, where README.md says it already.
 TEMPLATES = {"docs/website/home.md": "index.md", "docs/website/limits.md": "limits.md"}
 # What mkdocs.yml names though no page leads there.
-OTHERS = ("benchmarks/README.md", "examples", "CHANGELOG.md")
+OTHERS = ("benchmarks/README.md", "examples", "CHANGELOG.md", "CONTRIBUTING.md")
 IMAGES = {".png", ".svg", ".webp", ".gif", ".jpg"}
 FENCE = re.compile(r"(^ {0,3}```.*?^ {0,3}```\s*?$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?P<before>\]\(|(?:href|src)=\")(?P<target>[^)\"#\s]+)?(?P<anchor>#[^)\"\s]*)?(?P<after>[)\"])")
