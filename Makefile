@@ -4,6 +4,7 @@
 # make test-latest   the tests on the newest releases that pyproject.toml allows, in .venv-latest: lists what broke
 # make fuzz     the fuzz tests with ten thousand cases (make test runs a few of each)
 # make chaos    kill Ray workers and the learner at random for minutes (make test does it for seconds)
+# make docs     the site, outputs/site/index.html: strict, searchable, without a network (make test builds it too)
 # make lint     ruff, format check, pyright
 # make install  the package alone, in .venv
 # make lock     resolve requirements/*.in to the newest releases: what all of the above install, but for test-latest
@@ -26,7 +27,7 @@ CORE := .venv/.core
 FULL := .venv/.full
 VLA := .venv-vla/.ready
 LATEST := .venv-latest/.ready
-EXTRAS := dev,fast,libero,ray,serve,sb3,torchrl,minari,video,wandb,trackio
+EXTRAS := dev,docs,fast,libero,ray,serve,sb3,torchrl,minari,video,wandb,trackio
 
 # $(1) is an environment, $(2) a list of requirements. Every release and every file of a locked list is known.
 PIP = $(1)/bin/python -m pip --disable-pip-version-check install -q
@@ -37,7 +38,7 @@ TORCH_BUILD = UV_HTTP_RETRIES=0 $(1)/bin/uv pip install -q --python $(1)/bin/pyt
 PACKAGE = $(call PIP,$(1)) --no-deps --no-build-isolation -e .
 PYTEST = OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
-.PHONY: install demo test test-vla test-latest fuzz chaos lint lock train reinforce reinforce-cpu reinforce-full figures clean
+.PHONY: install demo test test-vla test-latest fuzz chaos docs lint lock train reinforce reinforce-cpu reinforce-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -54,8 +55,9 @@ $(CORE): pyproject.toml requirements/build.txt requirements/core.txt requirement
 
 # The simulator and its assets come without their dependencies: those bring torchvision, which breaks diffusers where its
 # build does not match torch's.
-$(FULL): $(CORE) requirements/test.txt requirements/simulator.txt
+$(FULL): $(CORE) requirements/test.txt requirements/docs.txt requirements/simulator.txt
 	$(call LOCKED,.venv,test)
+	$(call LOCKED,.venv,docs)
 	$(call LOCKED,.venv,simulator)
 	touch $@
 
@@ -100,6 +102,9 @@ test-latest: $(LATEST)
 	.venv-latest/bin/python requirements/newer.py
 	$(call PYTEST,.venv-latest) -W default::DeprecationWarning -W default::FutureWarning
 
+docs: $(FULL)
+	OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build
+
 lint: $(FULL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -115,6 +120,7 @@ lock: $(CORE)
 	$(call RESOLVE,test)
 	$(call RESOLVE,core,-c requirements/test.txt)
 	$(call RESOLVE,build,-c requirements/test.txt)
+	$(call RESOLVE,docs,-c requirements/test.txt)
 	$(call RESOLVE,vla)
 	$(call RESOLVE,simulator,--no-deps)
 	$(call RESOLVE,vla-bare,--no-deps)

@@ -39,7 +39,7 @@ def test_every_release_is_exact_and_torch_with_its_builds_is_left_to_its_own_lis
 
 
 def test_what_pyproject_allows_holds_of_every_locked_release():
-    lock = locked("test")
+    lock = locked("docs") | locked("test")
     extras = PROJECT["optional-dependencies"]
     asked = [*PROJECT["dependencies"], *(each for extra in extras if extra != "lerobot" for each in extras[extra])]
     for each in map(Requirement, asked):
@@ -55,6 +55,14 @@ def test_a_demo_is_made_with_what_the_tests_ran_on():
         for release, requirements in locked(name).items():
             used, tried = (set().union(*map(versions, each)) for each in (requirements, tested[release]))
             assert used <= tried, release
+
+
+def test_the_site_is_built_beside_what_the_tests_ran_on():
+    tested, asked = locked("test"), (ROOT / "requirements" / "docs.in").read_text(encoding="utf-8").splitlines()
+    assert asked[1:] == PROJECT["optional-dependencies"]["docs"]
+    for release, requirements in locked("docs").items():
+        others = tested.get(release, requirements)
+        assert set().union(*map(versions, requirements)) <= set().union(*map(versions, others)), release
 
 
 def test_what_is_installed_is_compared_with_the_release_for_this_python():
