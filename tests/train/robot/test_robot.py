@@ -237,3 +237,21 @@ def test_a_model_without_a_tracker_is_distilled(joint_set, train, tmp_path):
     student = Prophet.from_pretrained(tmp_path / "student" / "checkpoint")
     assert isinstance(student, ActionProphet)
     assert student.config.steps == 1
+
+
+@pytest.mark.parametrize("command", ["train", "train-reward"])
+def test_data_of_other_readers_say_who_trains_on_them(command, joint_set, tmp_path, capsys):
+    root, rlds = joint_set(), Path(__file__).parents[2] / "data_" / "readers" / "rlds" / "droid"
+    full = "on which the full Prophet alone trains"
+    for data, said in [
+        (f"rlds:{rlds}", f"is data of the kind rlds, {full}"),
+        (str(rlds), f"is data of the kind rlds, {full}"),
+        ("droid:anywhere,camera=ext1", f"is data of the kind droid, {full}"),
+        ("recipe:prophet,root=anywhere", f"is data of the kind recipe, {full}"),
+        (str(root), f"is a LeRobot data set: name it lerobot:{root}"),
+        (str(tmp_path), "is no recording"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([command, "--data", data, "--out", str(tmp_path / "new")])
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
