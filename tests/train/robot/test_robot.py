@@ -255,3 +255,19 @@ def test_data_of_other_readers_say_who_trains_on_them(command, joint_set, tmp_pa
             main([command, "--data", data, "--out", str(tmp_path / "new")])
         assert said in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
+
+
+def test_a_reward_model_is_not_trained_on_what_its_world_model_kept_out(joint_set, train, tmp_path):
+    """Else `prophet calibrate` would measure it on what it was trained on."""
+    data = Path(f"lerobot:{joint_set('v2', lengths=(9,) * 4, tasks=('lift',) * 4)}")
+    folder = train(str(data), held_out=3)
+    kept = {episode.name for episode in robot.kept_out(str(data), Checkpoint.named(folder), 40)}
+    given = reward.Args((data,), tmp_path / "head", world_model=str(folder))
+    beside, alone = (
+        {part: {each.name for each in episodes} for part, episodes in reward._split(args)[0].items()}
+        for args in (given, replace(given, world_model=None))
+    )
+    assert kept
+    assert kept <= alone["train"]
+    assert (beside["train"], beside["tune"]) == (alone["train"] - kept, alone["tune"])
+    assert beside["test"] == alone["test"] | kept
