@@ -192,6 +192,8 @@ def _measures(folder: Path, checkpoint: Checkpoint) -> list[Measure]:
             found.append(Measure.read("psnr", f"PSNR over a copied frame {at}, dB", on, margins.get("psnr_over_copy")))
     for path in sorted(folder.glob("calibration*.json")):
         report = _report(path, checkpoint)
+        if str(report.get("judge", "success")).partition("?")[0] not in ("success", "classifier", "auto"):
+            continue  # of another reward model than the checkpoint's own
         for world, called in {"real": "recorded episodes", "dream": "dreams of recorded actions"}.items():
             scores = report.get(world, {}).get("episodes", {})
             on = f"{called}, {report.get('suite')}, {report.get('starts')} starts"

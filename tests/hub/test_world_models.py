@@ -16,7 +16,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from prophet_gym._io.hub import MANIFEST, without_places, write_manifest
+from prophet_gym._io.hub import MANIFEST, write_manifest
 from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli.main import main
 from prophet_gym.envs import write_initial_states
@@ -209,6 +209,7 @@ def test_a_push_meanwhile_is_not_overwritten(hub, client, folder, capsys):
     ("damage", "said"),
     [
         (lambda folder: (folder / "calibration.json").unlink(), "has no card, and nothing in it was measured"),
+        (lambda folder: judged_by(folder, "my_rewards:bright"), "has no card, and nothing in it was measured"),
         (lambda folder: shutil.rmtree(folder / "starts"), "has no initial states.*prophet starts"),
         (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "must begin with front matter"),
         (lambda folder: os.truncate(folder / "success_head" / "model.safetensors", 999), "success_head"),
@@ -234,6 +235,11 @@ def smaller(starts):
 
 def elsewhere(path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"suite": "libero_goal"}))
+
+
+def judged_by(folder, name):
+    path = folder / "calibration.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"judge": name}))
 
 
 def stale(folder):
@@ -359,31 +365,6 @@ def test_figures_of_other_weights_are_not_shown(hub, client, arm, capsys):
     assert "evaluation.json was measured with other weights" in said
     assert "--data lerobot:PATH --card` again" in said
     assert not hub.asked
-
-
-def test_reports_do_not_say_where_files_lie(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here" / "deeper").mkdir(parents=True)
-    told = {
-        "checkpoint": "/home/me/secret/checkpoint/",
-        "data": ["lerobot:/home/me/my_set,calibration=~/secret/floor.npy", "here/deeper", "me/my-dream", "bundled"],
-        "args": {"world_model": "..\\secret\\dream", "reward": "vlm:http://127.0.0.1:8000/v1", "rate": 0.5},
-        "tasks": ["pick up the milk, and/or place it", "."],
-    }
-    names = ("evaluation.json", "success_head/metrics.json", "prophet.json")
-    for name in names:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(told))
-    sent = without_places({name: tmp_path / name for name in names})
-    kept = {
-        "checkpoint": "checkpoint",
-        "data": ["lerobot:my_set,calibration=floor.npy", "deeper", "me/my-dream", "bundled"],
-        "args": {"world_model": "dream", "reward": "vlm:http://127.0.0.1:8000/v1", "rate": 0.5},
-        "tasks": told["tasks"],
-    }
-    assert [json.loads(sent[name]) for name in names[:2]] == [kept, kept]
-    assert sent["prophet.json"] == tmp_path / "prophet.json", "what is loaded is sent as it is"
 
 
 def test_a_model_pushes_itself(hub, client, tmp_path):
