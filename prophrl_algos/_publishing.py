@@ -22,6 +22,7 @@ from prophet_gym._io.hub import (
     keep_card,
     offered,
     parse_hub_name,
+    without_places,
     write_card,
 )
 from prophet_gym.errors import CheckpointError, MissingWeightsError
@@ -143,7 +144,7 @@ def package(
     else:
         facts = "\n".join(f"| {name} | {fact} |" for name, fact in checked.facts.items())
         text = write_card(about, _BODY.format(title=title, repo=repo, manifest=MANIFEST, facts=facts), measures)
-    return {**files, **reports, CARD: text.encode()}, left_out, checked
+    return without_places({**files, **reports, CARD: text.encode()}), left_out, checked
 
 
 def pull(name: str, *, verify: bool = False, again: bool = False) -> tuple[Path, Checked | None]:

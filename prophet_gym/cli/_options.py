@@ -50,6 +50,11 @@ class HeldOutOptions(Arguments):
             episodes = kept_out(str(self.data), checkpoint, self.episodes)
             suite = episodes[0].name.rpartition("/")[0]
             return episodes, {"suite": suite, "look": "recorded", "starts": "recorded"}
+        if self.data is None and "cameras" in checkpoint.config:
+            raise ValueError(
+                f"{checkpoint.folder} was trained on LeRobot data sets, and no simulator records their robot: give "
+                "--data lerobot:PATH, of which the episodes are read that training kept out"
+            )
         if self.data is None:
             paths = record_official(checkpoint, self.episodes, look=look, workers=self.workers)
         else:

@@ -131,7 +131,7 @@ def kind_of(path: Path) -> str:
         return "recording"
     if (path / INFO).is_file():
         return "lerobot"
-    if (path / FEATURES).is_file():
+    if (path / FEATURES).is_file() or any(path.glob(f"*/{FEATURES}")):  # the folder of a version, or the one above
         return "rlds"
     if (path / "proprio_stats").is_dir():
         return "agibot"

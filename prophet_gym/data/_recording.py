@@ -7,7 +7,7 @@ renamed into place last, so an episode that is listed is whole.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -206,10 +206,29 @@ def _require_episode(path: Path, values: Mapping[str, np.ndarray], robot: str) -
         )
 
 
+def _refuse_other(name: str) -> None:
+    """Raise ValueError for a data set of another reader, by its kind or by its folder, that says who takes it."""
+    from prophet_gym.data._mixture import kind_named  # which reads recordings as well
+
+    kind = "recipe" if name.startswith("recipe:") else None
+    with suppress(ValueError, OSError):
+        kind = kind or kind_named(name)[0]
+    if kind == "lerobot" and not name.startswith("lerobot:"):
+        raise ValueError(f"{name} is a LeRobot data set: name it lerobot:{name} where a command reads such")
+    if kind == "lerobot":
+        raise ValueError(f"{name} is a LeRobot data set; what is read here must be a recording of `prophet collect`")
+    if kind not in (None, "recording"):
+        raise ValueError(
+            f"{name} is data of the kind {kind}, on which the full Prophet alone trains (`prophet pretrain`); what is "
+            "read here must be a recording of `prophet collect` or, where a command reads such, lerobot:PATH"
+        )
+
+
 def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a recording's meta.json says; it must say what is in `needs` in words, e.g. `suite`."""
     path = Path(folder) / META
     if not path.exists():
+        _refuse_other(str(folder))
         raise FileNotFoundError(f"{folder} is no recording (it has no {META}); `prophet collect --out` makes one")
     meta = read_json(path)
     for name in needs:

@@ -9,7 +9,7 @@ import numpy as np
 
 from prophet_gym._io.companions import CARD, env_id
 from prophet_gym._io.files import read_json, reading
-from prophet_gym._io.header import CONFIG
+from prophet_gym._io.header import CONFIG, read_header
 from prophet_gym._io.hub import (
     MANIFEST,
     About,
@@ -19,6 +19,7 @@ from prophet_gym._io.hub import (
     keep_card,
     offered,
     parse_hub_name,
+    without_places,
     write_card,
 )
 from prophet_gym.checkpoint import Checkpoint
@@ -34,8 +35,8 @@ ENDINGS = (
     "LICENSE",
 )  # fmt: skip
 """How the names of published files end; none of these is executed when it is read."""
-EVALUATION, CALIBRATION = "evaluation.json", "calibration.json"
-"""Reports that `prophet evaluate --json` and `prophet calibrate --out` write into a checkpoint's folder."""
+CALIBRATION = "calibration.json"
+"""Report that `prophet calibrate --out` writes into a checkpoint's folder, beside that of `prophet evaluate --card`."""
 
 _BODY = """# {title}
 
@@ -80,11 +81,13 @@ def check_checkpoint(folder: Path, device: str = "cpu") -> Checked:
 
     Raises:
         CheckpointError: A file is damaged, or not the one that the folder's manifest names; the initial states are not
-            of the frames that the world model dreams; or the suite of a report is another one.
+            of the frames that the world model dreams; or the suite or the networks of a report are other ones.
         MissingWeightsError: It has no initial states, or is no checkpoint at all.
     """
     if not folder.is_dir():
         raise MissingWeightsError(f"no folder at {folder}; give the checkpoint's, which has a {CONFIG}")
+    if not (folder / CONFIG).is_file() and (folder / "checkpoint" / CONFIG).is_file():
+        raise MissingWeightsError(f"{folder} is that of a run; give {folder / 'checkpoint'}, which it has trained")
     checkpoint = Checkpoint.named(str(folder.absolute()))
     splits = sorted(path.parent.name for path in (folder / "starts").glob(f"*/{INDEX_NAME}"))
     if not splits:
@@ -131,17 +134,17 @@ def package(
     if is_written(card):
         text = keep_card(card, about, checked.measures)
     elif not checked.measures:
+        with_ = f"--world-model {folder}{_data(checked.checkpoint)}"
         raise CheckpointError(
-            f"{folder} has no card, and nothing in it was measured that one could show: run "
-            f"`prophet evaluate --world-model {folder} --json {folder / EVALUATION}` or `prophet calibrate "
-            f"--world-model {folder} --out {folder / CALIBRATION}`, or write {card} yourself"
+            f"{folder} has no card, and nothing in it was measured that one could show: run `prophet evaluate {with_} "
+            f"--card` or `prophet calibrate {with_} --out {folder / CALIBRATION}`, or write {card} yourself"
         )
     else:
         facts = "\n".join(f"| {name} | {fact} |" for name, fact in checked.facts.items() if fact)
         told = {"id": env_id(checked.checkpoint.robot), "repo": repo, "manifest": MANIFEST}
         text = write_card(about, _BODY.format(title=title, facts=facts, **told), checked.measures)
     files |= {CARD: text.encode(), **{name: text.encode() for name, text in package_files(repo).items()}}
-    return files, left_out, checked
+    return without_places(files), left_out, checked
 
 
 def pull(name: str, *, verify: bool = False, again: bool = False, device: str = "cpu") -> tuple[Path, Checked | None]:
@@ -189,6 +192,8 @@ def _measures(folder: Path, checkpoint: Checkpoint) -> list[Measure]:
             found.append(Measure.read("psnr", f"PSNR over a copied frame {at}, dB", on, margins.get("psnr_over_copy")))
     for path in sorted(folder.glob("calibration*.json")):
         report = _report(path, checkpoint)
+        if str(report.get("judge", "success")).partition("?")[0] not in ("success", "classifier", "auto"):
+            continue  # of another reward model than the checkpoint's own
         for world, called in {"real": "recorded episodes", "dream": "dreams of recorded actions"}.items():
             scores = report.get(world, {}).get("episodes", {})
             on = f"{called}, {report.get('suite')}, {report.get('starts')} starts"
@@ -203,7 +208,18 @@ def _report(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} was measured on {report['suite']}, and the checkpoint is of {', '.join(own)}: measure this one"
         )
+    marks = report.get("marks")  # those of the networks, where a command wrote it into the folder itself
+    if marks is not None and marks != read_header(checkpoint.folder).marks:
+        raise CheckpointError(
+            f"{path} was measured with other weights than {checkpoint.folder} has: run `prophet evaluate --world-model "
+            f"{checkpoint.folder}{_data(checkpoint)} --card` again, or delete it"
+        )
     return report
+
+
+def _data(checkpoint: Checkpoint) -> str:
+    """Return the option that a command needs to measure a checkpoint whose episodes no simulator records."""
+    return " --data lerobot:PATH" if "cameras" in checkpoint.config else ""
 
 
 def _cameras(checkpoint: Checkpoint) -> str:

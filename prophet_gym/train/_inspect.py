@@ -37,6 +37,12 @@ _LACKS = {
     "success": "prophet train-reward has nothing to learn from; reward='vlm:...' scores dreams without it",
     "names of the action's dimensions": "they are numbered",
 }
+_LACKS_FULL = _LACKS | {
+    "camera matrix": "no action frames are drawn",
+    "tool poses": "no action frames are drawn, and actions that depend on where the tool is cannot be read",
+    "success": "prophet pretrain does not ask for it",
+}
+"""What is said of data that only the full Prophet is trained on."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,8 @@ def _ranges(names: Sequence[str], values: Float[np.ndarray, "n a"]) -> list[dict
 
 def _trained(kind: str, source: EpisodeSource, episode: Episode, robot: Robot) -> dict[str, Any] | None:
     """Return the class, its inputs and its size; None where only the full Prophet trains on such data."""
-    if kind not in ("lerobot", "recording"):
+    # Of a LeRobot data set that names its camera, as `prophet pretrain` takes it, `prophet train` reads nothing.
+    if kind != "recording" and not isinstance(source, StackedSource):
         return None
     dim = robot.action_spec.dim
     with torch.device("meta"):
@@ -169,6 +176,7 @@ def page(found: Mapping[str, Any]) -> str:
     """Return one page of text."""
     length, success, trained = found["length"], found["success"], found["trains"]
     cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in found["cameras"].items())
+    lacks = _LACKS_FULL if trained is None else _LACKS
     outcome = f"{success['successful']} of {success['labelled']} labelled episodes succeed"
     lines = [
         f"{found['kind']}{(found['layout'] and ' ' + found['layout']) or ''}, robot {found['robot']}",
@@ -181,10 +189,13 @@ def page(found: Mapping[str, Any]) -> str:
         *(line for name, rows in found["states"].items() for line in (f"state     {name}", *_table(rows))),
         f"tasks     {len(found['tasks'])}",
         *_some([f"{count:>5} x {task}" for task, count in found["tasks"].items()]),
-        *(f"missing   {name}: {_LACKS[name]}" for name in found["missing"]),
+        *(f"missing   {name}: {lacks[name]}" for name in found["missing"]),
     ]
     if trained is None:
-        return "\n".join([*lines, "trains    the full Prophet alone: prophet pretrain --data PATH"])
+        told = "the full Prophet alone: prophet pretrain --data PATH"
+        if found["kind"] == "lerobot":
+            told = "the full Prophet, by this name: prophet pretrain --data PATH; without camera= see prophet train"
+        return "\n".join([*lines, f"trains    {told}"])
     height, width = trained["frame_size"]
     told = f"{trained['class']}, {trained['parameters']:,} parameters, {height}x{width} pixels a camera"
     return "\n".join([*lines, f"trains    {told}", f"  it reads {trained['conditioning']}"])

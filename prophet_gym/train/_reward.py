@@ -75,7 +75,8 @@ class Args(Arguments):
     model: str = DEFAULT_MODEL  # Vision-language model: a Hub repository or a folder (vlm).
     lora_rank: CountOrNone = 16  # Rank of the LoRA adapters (vlm).
     world_model: str | None = None
-    """Checkpoint whose cameras, at whose size, to read of LeRobot data sets; by default the first camera of each."""
+    """Checkpoint whose cameras, at whose size, to read of LeRobot data sets, by default the first camera of each;
+    episodes that its training kept out are kept from this one too."""
     stride: Count = 5  # Show the model every n-th frame (vlm).
     shown: Count = 16  # Maximum number of frames to show the model (vlm).
     device: Device = "cpu"  # Device to train on the model (vlm).
@@ -156,10 +157,14 @@ def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
 
 def _split(args: Args) -> tuple[dict[str, list[Recorded]], dict[str, list[Recorded]]]:
     """Return the episodes of the recordings and those of the dreams by part."""
-    shape = ((), None) if args.world_model is None else shape_of(Checkpoint.named(args.world_model))
+    shape, kept = ((), None), 0.0
+    if args.world_model is not None:
+        checkpoint = Checkpoint.named(args.world_model)
+        shape, told = shape_of(checkpoint), checkpoint.config.get("held_out")
+        kept = 0.0 if told is None else 1 / told
     every = read_recorded([*args.data, *args.dreams], args.max_episodes, args.without, shape)
     recorded, dreams = every[: len(args.data)], every[len(args.data) :]
-    return split(chain(*recorded), args.held_out), split(chain(*dreams), args.held_out)
+    return split(chain(*recorded), args.held_out, kept), split(chain(*dreams), args.held_out, kept)
 
 
 def _require_parts(folders: Sequence[Path], parts: Mapping[str, list[Recorded]]) -> None:
@@ -246,15 +251,17 @@ def _ends(videos: Sequence[LabelledVideo], stride: int) -> list[Clip]:
     return [clip_at(v, end, stride) for v in videos for end in (len(v.frames) - 1, len(v.frames) // 2)]
 
 
-def split(recorded: Iterable[Recorded], share: float) -> dict[str, list[Recorded]]:
+def split(recorded: Iterable[Recorded], share: float, kept: float = 0.0) -> dict[str, list[Recorded]]:
     """Sort episodes into `train`, `tune` and `test`: half of what is held out tests, half tunes.
 
-    An episode and its dream, which have one name, fall into the same part.
+    An episode and its dream, which have one name, fall into the same part. `kept` is the share that a world model's
+    training kept out: `prophet calibrate` measures on it, so none of it trains.
     """
     parts: dict[str, list[Recorded]] = {"train": [], "tune": [], "test": []}
     for each in recorded:
-        kept = "tune" if held_out(name_of(each), share) else "train"
-        parts["test" if held_out(name_of(each), share / 2) else kept].append(each)
+        name = name_of(each)
+        part = "test" if held_out(name, share / 2) else "tune" if held_out(name, share) else "train"
+        parts["test" if part == "train" and held_out(name, kept) else part].append(each)
     return parts
 
 

@@ -23,6 +23,7 @@ from tests.prophrl_algos.vla import tiny
 
 NAME = "SmallVLA-LIBERO-object-sft"
 REPORT = {
+    "weights": "/home/me/outputs/sft/policy",
     "env": "LIBERO-Object-v0",
     "starts": "official",
     "metrics": {"success": 0.5, "success_low": 0.25, "success_high": 0.75, "episodes": 12.0},
@@ -159,6 +160,7 @@ def test_a_dry_run_says_nothing_to_the_hub(hub, client, measured, capsys):
     assert not hub.asked
     main(["push", str(measured), "me/policy"])
     assert "## Measured" in hub.files("me/policy")["README.md"].decode()
+    assert json.loads(hub.files("me/policy")["evaluation.json"]) == REPORT | {"weights": "policy"}, "no place is told"
 
 
 def test_a_policy_pushes_itself(hub, client, tmp_path):

@@ -21,10 +21,14 @@ from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli.main import main
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.interop.lerobot import make_env
 from prophet_gym.prophet import ActionProphet, Prophet
 from prophet_gym.prophet._presets import tiny_action_prophet
 from prophet_gym.specs import InitialState
+from prophet_gym.train._robot import Args as RobotArgs
+from prophet_gym.train._robot import main as train_robot
 from tests.hub.server import READER, STRANGER
+from tests.train.robot.conftest import JointWriter
 
 BUNDLED = Path(Checkpoint.named("bundled").folder)
 pytestmark = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
@@ -205,6 +209,7 @@ def test_a_push_meanwhile_is_not_overwritten(hub, client, folder, capsys):
     ("damage", "said"),
     [
         (lambda folder: (folder / "calibration.json").unlink(), "has no card, and nothing in it was measured"),
+        (lambda folder: judged_by(folder, "my_rewards:bright"), "has no card, and nothing in it was measured"),
         (lambda folder: shutil.rmtree(folder / "starts"), "has no initial states.*prophet starts"),
         (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "must begin with front matter"),
         (lambda folder: os.truncate(folder / "success_head" / "model.safetensors", 999), "success_head"),
@@ -230,6 +235,11 @@ def smaller(starts):
 
 def elsewhere(path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"suite": "libero_goal"}))
+
+
+def judged_by(folder, name):
+    path = folder / "calibration.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"judge": name}))
 
 
 def stale(folder):
@@ -293,7 +303,7 @@ def stir(path):
 
 
 def test_any_robot_goes_the_same_way(hub, client, tmp_path):
-    """An `ActionProphet`, whose card a person wrote, since no command measures it."""
+    """An `ActionProphet`, whose card a person wrote."""
     folder, model = tmp_path / "arm", tiny_action_prophet()
     frames = np.random.default_rng(0).integers(0, 256, (3, 1, *model.frame_size, 3), dtype=np.uint8)
     states = [InitialState(each, f"do {n}", "my_set", n, 0, "train") for n, each in enumerate(frames)]
@@ -308,6 +318,53 @@ def test_any_robot_goes_the_same_way(hub, client, tmp_path):
     assert env.step(env.action_space.sample())[4]["frames"].shape == (model.chunk, *model.frame_size, 3)
     env.close()
     main(["pull", "me/arm", "--verify"])
+
+
+@pytest.fixture
+def arm(tmp_path):
+    """A checkpoint of a LeRobot data set, trained for a step, and the set."""
+    data = JointWriter(tmp_path / "arm_set", lengths=(20, 16, 24)).v3()
+    few = {"chunk": 4, "width": 48, "layers": 1, "held_out": 2, "batch_size": 2, "precision": "no", "device": "cpu"}
+    steps = dict.fromkeys(("steps", "autoencoder_steps", "decoder_steps"), 1)
+    train_robot(RobotArgs(tmp_path / "run", (Path(f"lerobot:{data}"),), **few, **steps))
+    return tmp_path / "run" / "checkpoint", f"lerobot:{data},episodes=0+1+2"
+
+
+def test_a_robot_of_a_lerobot_set_is_measured_pushed_and_dreamt(hub, client, arm, tmp_path, capsys):
+    folder, data = arm
+    assert f"give {folder}, which it has trained" in error_of(capsys, "push", folder.parent, "me/arm")
+    said = error_of(capsys, "push", folder, "me/arm")
+    measure = re.search(r"run `prophet (evaluate --world-model \S+ --data )lerobot:PATH (--card)`", said)
+    assert measure, said
+    assert "give --data lerobot:PATH" in error_of(capsys, "evaluate", "--world-model", folder)
+    main([*measure[1].split(), data, measure[2], "--horizons", "4", "8"])
+    main(["push", str(folder), "me/arm"])
+    files = hub.files("me/arm")
+    report = json.loads((folder / "evaluation.json").read_text())
+    assert report["checkpoint"] == str(folder), "the file here stays as it is"
+    assert json.loads(files["evaluation.json"]) == report | {"checkpoint": "checkpoint"}
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
+    card = ModelCard(files["README.md"].decode())
+    measured = {each.metric_name: each.metric_value for each in card.data.eval_results}
+    assert measured["PSNR at 8 frames, dB"] == report["horizons"]["8"]["conditions"]["dream"]["psnr"]["mean"]
+    assert 'gym.make("Prophet-v0", weights="me/arm")' in card.text
+    main(["pull", "me/arm", "--verify"])
+    with pytest.warns(UserWarning, match="no success head"):
+        envs = make_env(1, weights="me/arm")
+    assert (next(iter(envs)), envs["arm_set"][0].single_action_space.shape) == ("arm_set", (6,))
+
+
+def test_figures_of_other_weights_are_not_shown(hub, client, arm, capsys):
+    folder, data = arm
+    main(["evaluate", "--world-model", str(folder), "--data", data, "--card", "--horizons", "4"])
+    model = Prophet.from_pretrained(folder)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    model.save_pretrained(folder)
+    said = error_of(capsys, "push", folder, "me/arm")
+    assert "evaluation.json was measured with other weights" in said
+    assert "--data lerobot:PATH --card` again" in said
+    assert not hub.asked
 
 
 def test_a_model_pushes_itself(hub, client, tmp_path):

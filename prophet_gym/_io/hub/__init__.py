@@ -21,7 +21,7 @@ from prophet_gym._io.hub._names import (
     parse_hub_name,
     published_file,
 )
-from prophet_gym._io.hub._push import Pushed, offered, push_files, push_folder, require_repo, sent
+from prophet_gym._io.hub._push import Pushed, offered, push_files, push_folder, require_repo, sent, without_places
 
 __all__ = [
     "MANIFEST",
@@ -51,6 +51,7 @@ __all__ = [
     "resolve",
     "sent",
     "verified",
+    "without_places",
     "write_card",
     "write_manifest",
 ]

@@ -1,17 +1,25 @@
 """Write to a repository of the Hub: everything in one commit, and only where nothing of another kind is lost."""
 
+import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
 from prophet_gym._checks import first_line, listed
+from prophet_gym._io.files import read_json
 from prophet_gym._io.hub._manifest import MANIFEST, WORLD_MODEL, manifest, names_in, read_manifest
 from prophet_gym._io.hub._names import parse_hub_name
-from prophet_gym.errors import MissingWeightsError
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 # What a new repository holds before anybody writes to it.
 _EMPTY = {".gitattributes", "README.md", "LICENSE", "LICENSE.md"}
+# What commands measured, and on which files: nobody else needs to know where those lie.
+_REPORTS = ("evaluation*.json", "calibration*.json", "metrics*.json")
+_PLACE = re.compile(r"(?P<before>(?:^|,)(?:\w+[:=])?)(?P<place>[^,]+)")
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,36 @@ def offered(folder: Path, endings: Sequence[str]) -> tuple[dict[str, Path | byte
     names = sorted(names_in(folder) - {MANIFEST})
     kept = {name for name in names if name.endswith(tuple(endings)) and not any(p[0] == "." for p in name.split("/"))}
     return {name: folder / name for name in names if name in kept}, [name for name in names if name not in kept]
+
+
+def without_places(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
+    """Return the files with reports that do not say where files lie on this machine: of a path its last part stays.
+
+    Raises:
+        CheckpointError: A report is damaged.
+    """
+    cut: dict[str, Path | bytes] = {}
+    for name, content in files.items():
+        if isinstance(content, Path) and any(fnmatch(content.name, pattern) for pattern in _REPORTS):
+            report = read_json(content, CheckpointError)
+            if (told := _cut(report)) != report:
+                cut[name] = (json.dumps(told, indent=2) + "\n").encode()
+    return {**files, **cut}
+
+
+def _cut(value: Any) -> Any:
+    """Return what a report says with every path in it, `lerobot:PATH,option=PATH` too, as its last part."""
+    if isinstance(value, Mapping):
+        return {name: _cut(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_cut(each) for each in value]
+    return _PLACE.sub(lambda found: found["before"] + _last(found["place"]), value) if isinstance(value, str) else value
+
+
+def _last(place: str) -> str:
+    if place[0] not in "/~.\\" and not os.path.exists(place):
+        return place
+    return re.split(r"[/\\]", place.rstrip("/\\"))[-1] or place
 
 
 def sent(files: Mapping[str, Path | bytes], left_out: Sequence[str]) -> str:

@@ -83,3 +83,13 @@ def test_what_is_no_data_set_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["inspect", str(tmp_path)])
     assert "is neither a recording of ours" in capsys.readouterr().err
+
+
+def test_a_set_named_with_its_camera_is_not_said_to_train_what_prophet_train_refuses(joint_set, capsys):
+    named = f"lerobot:{joint_set()},camera={CAMERA}"
+    assert inspected(named)["trains"] is None
+    main(["inspect", named])
+    page = capsys.readouterr().out
+    assert "trains    the full Prophet, by this name" in page
+    assert "missing   tool poses: no action frames are drawn, and actions that depend on" in page
+    assert "--urdf" not in page

@@ -237,3 +237,37 @@ def test_a_model_without_a_tracker_is_distilled(joint_set, train, tmp_path):
     student = Prophet.from_pretrained(tmp_path / "student" / "checkpoint")
     assert isinstance(student, ActionProphet)
     assert student.config.steps == 1
+
+
+@pytest.mark.parametrize("command", ["train", "train-reward"])
+def test_data_of_other_readers_say_who_trains_on_them(command, joint_set, tmp_path, capsys):
+    root, rlds = joint_set(), Path(__file__).parents[2] / "data_" / "readers" / "rlds" / "droid"
+    full = "on which the full Prophet alone trains"
+    for data, said in [
+        (f"rlds:{rlds}", f"is data of the kind rlds, {full}"),
+        (str(rlds), f"is data of the kind rlds, {full}"),
+        ("droid:anywhere,camera=ext1", f"is data of the kind droid, {full}"),
+        ("recipe:prophet,root=anywhere", f"is data of the kind recipe, {full}"),
+        (str(root), f"is a LeRobot data set: name it lerobot:{root}"),
+        (str(tmp_path), "is no recording"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([command, "--data", data, "--out", str(tmp_path / "new")])
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_reward_model_is_not_trained_on_what_its_world_model_kept_out(joint_set, train, tmp_path):
+    """Else `prophet calibrate` would measure it on what it was trained on."""
+    data = Path(f"lerobot:{joint_set('v2', lengths=(9,) * 4, tasks=('lift',) * 4)}")
+    folder = train(str(data), held_out=3)
+    kept = {episode.name for episode in robot.kept_out(str(data), Checkpoint.named(folder), 40)}
+    given = reward.Args((data,), tmp_path / "head", world_model=str(folder))
+    beside, alone = (
+        {part: {each.name for each in episodes} for part, episodes in reward._split(args)[0].items()}
+        for args in (given, replace(given, world_model=None))
+    )
+    assert kept
+    assert kept <= alone["train"]
+    assert (beside["train"], beside["tune"]) == (alone["train"] - kept, alone["tune"])
+    assert beside["test"] == alone["test"] | kept
