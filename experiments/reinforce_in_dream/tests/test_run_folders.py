@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.reinforce_in_dream.files import RESULTS, read_lines
-from experiments.reinforce_in_dream.run_folders import Args, main
+from experiments.run_folders import Args, main
 from prophet_gym.cli.report._runs import group_runs, read_run
 from prophrl_algos.cli import main as prophrl
 

@@ -1,6 +1,6 @@
 """Write the logs of runs as folders that `prophrl report` reads, each with its metrics, settings, machine and command.
 
-    python -m experiments.reinforce_in_dream.run_folders --out outputs/reported
+    python -m experiments.run_folders --out outputs/reported
     prophrl report outputs/reported/fa-grpo-s2                       # one run
     prophrl report outputs/reported/fa-grpo-s? outputs/reported/flow-grpo-s?     # two arms of three seeds each
 
