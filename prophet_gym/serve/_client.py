@@ -69,7 +69,8 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
 
         Raises:
             SimulatorLostError: There is no server at the address.
-            ValueError: An argument is wrong, or the server refuses the session.
+            ValueError: An argument is wrong, here or for the server.
+            ProphetError: The server refuses the token or the version, or has no room for another session.
         """
         if render_mode not in (None, "rgb_array"):
             raise unknown_option("render mode of a remote env", render_mode, ["rgb_array"])
