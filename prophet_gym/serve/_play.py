@@ -79,7 +79,7 @@ def require_drivable(robot: "Embodiment") -> "Embodiment":
 
 
 class SimulatorSessions(Sessions):
-    """Create sessions of one suite's simulator; it runs in a process of its own, since its pictures need one thread."""
+    """Create sessions of one suite's simulator; it runs in a process of its own, since it must render in one thread."""
 
     def __init__(self, suite: str, size: int, chunk: int, limits: Limits) -> None:
         super().__init__({}, {}, limits)
