@@ -226,6 +226,14 @@ def test_what_is_under_way_ends_before_the_server_stops(running):
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prophet-")]
 
 
+@pytest.mark.parametrize("indices", [3, "0", {}, {"0": 1}, [0, 0, 0]])
+def test_a_snapshot_of_what_is_no_list_of_sub_environments_is_refused(server, indices):
+    path = opened(server)
+    status, body = server.ask(f"{path}/snapshot", {"indices": indices})
+    assert status == 400
+    assert "indices must be a list of at most" in json.loads(body)["error"]["message"]
+
+
 def test_a_snapshot_that_the_server_keeps_is_restored_without_being_sent(server):
     path = opened(server)
     assert step(server, path, 2, 0.1)[0] == 200
