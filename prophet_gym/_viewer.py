@@ -100,7 +100,8 @@ class Viewer:
         """Wait for an image with another number than `seen`; return the newest with its number, None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or (self._image and self._count != seen))
-            return None if self._closed else (self._count, self._image)
+            # The last image counts too: `close` may have been faster than the thread that sends it.
+            return (self._count, self._image) if self._image and self._count != seen else None
 
     def _play(self) -> None:
         due = time.monotonic()

@@ -60,7 +60,8 @@ def marked() -> str:
 
 def left_behind(mark: str) -> list[str]:
     """Return the marked processes that are still there, and the folders of clusters whose processes are not."""
-    found = [str(path) for path in Path("/tmp").glob("prophrl-*") if not psutil.pid_exists(int(path.name[8:]))]
+    folders = [path for path in Path("/tmp").glob("prophrl-*") if path.name[8:].isdecimal()]
+    found = [str(path) for path in folders if not psutil.pid_exists(int(path.name[8:]))]
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == mark and process.pid != os.getpid():

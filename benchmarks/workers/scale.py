@@ -1,7 +1,7 @@
 """Say from measured seconds of each phase what a run would take on 1, 8, 64 or 512 GPUs, by simulating its events.
 
     python -m benchmarks.workers.scale --json benchmarks/results/workers/scale.json
-    python -m benchmarks.workers.scale --group 40 --update 25 --weights 3 --learners 1 2 8     # your own seconds
+    python -m benchmarks.workers.scale --group 40 --update 25 --weights 3 --gpus 1 2 8     # your own seconds
 
 Groups of rollouts are made by workers, each on a GPU; updates by learners, which share the work evenly but for a part
 that does not shrink (`serial`: the exchange of gradients, the optimizer's step). `together` lets all GPUs do both in
@@ -9,7 +9,7 @@ turns. `apart` gives some GPUs to the learners, as many as make the run fastest;
 groups of an update when the update s before the last is done. Groups differ in length (episodes end early), so workers
 wait for the slowest group of an update, and less so where they may run ahead.
 
-The seconds of `CHECKED` runs on this machine stand beside what the simulation says of them: `--check` measures them.
+With `--check`, the seconds of runs that `benchmarks.workers.scaling` measured stand beside what the simulation says.
 """
 
 import heapq

@@ -158,16 +158,18 @@ class Service:
         """Answer over a WebSocket: messages of ours in binary frames, those of OpenEnv in texts."""
         await socket.accept()
         conversation = Conversation(self.sessions)
-        with suppress(WebSocketDisconnect):
-            while (frame := await socket.receive())["type"] != "websocket.disconnect":
-                if frame.get("bytes") is not None:
-                    await socket.send_bytes(await self._frame(frame["bytes"]))
-                elif (answer := await conversation.answer(frame["text"])) is not None:
-                    await socket.send_text(json.dumps(answer))
-                else:
-                    await socket.close()
-                    break
-        await conversation.close()
+        try:
+            with suppress(WebSocketDisconnect):
+                while (frame := await socket.receive())["type"] != "websocket.disconnect":
+                    if frame.get("bytes") is not None:
+                        await socket.send_bytes(await self._frame(frame["bytes"]))
+                    elif (answer := await conversation.answer(frame["text"])) is not None:
+                        await socket.send_text(json.dumps(answer))
+                    else:
+                        await socket.close()
+                        break
+        finally:
+            await conversation.close()
 
     async def _frame(self, body: bytes) -> bytes:
         """Answer one binary message: `act`, `session` and what the body of the same request over HTTP has."""

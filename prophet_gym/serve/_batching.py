@@ -72,7 +72,8 @@ class Batcher:
         if model is None:
             return None
         facts = {name: getattr(model, name) for name in FACTS if hasattr(model, name)}
-        calls = {name: partial(self, getattr(model, name)) for name in CALLS if hasattr(model, name)}
+        # Static: from Python 3.14 on a partial in a class is a method, and would be given the stand-in first.
+        calls = {name: staticmethod(partial(self, getattr(model, name))) for name in CALLS if hasattr(model, name)}
         return type(type(model).__name__, (), facts | calls)()
 
     @contextmanager

@@ -69,7 +69,8 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
 
         Raises:
             SimulatorLostError: There is no server at the address.
-            ValueError: An argument is wrong, or the server refuses the session.
+            ValueError: An argument is wrong, here or for the server.
+            ProphetError: The server refuses the token or the version, or has no room for another session.
         """
         if render_mode not in (None, "rgb_array"):
             raise unknown_option("render mode of a remote env", render_mode, ["rgb_array"])
@@ -191,15 +192,17 @@ class RemoteProphetVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportInc
         # An interrupt leaves open whether the server acted, so the next request takes the turn that comes.
         self._step_id = None
         try:
-            found = self._ask(act, {**message, "step_id": None if turn is None else turn + 1})
+            # Without a turn the server would act twice, so such a request is sent once.
+            tries, following = (1, None) if turn is None else (len(PAUSES), turn + 1)
+            found = self._ask(act, {**message, "step_id": following}, tries)
         except Exception:
             self._step_id = turn
             raise
         self._step_id, self._image = found["step_id"], found["observation"]["image"].copy()
         return found
 
-    def _ask(self, act: str, message: Mapping[str, Any]) -> dict[str, Any]:
-        found = self._connection.ask("POST", f"/v1/sessions/{self._session}/{act}", message)
+    def _ask(self, act: str, message: Mapping[str, Any], tries: int = len(PAUSES)) -> dict[str, Any]:
+        found = self._connection.ask("POST", f"/v1/sessions/{self._session}/{act}", message, tries)
         self.served = found["served"]
         return found
 

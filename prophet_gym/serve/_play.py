@@ -30,7 +30,7 @@ FILES = Path(__file__).parent / "page"
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 """What the page may load: nothing from elsewhere."""
 LONGEST = 2400
-"""Frames of a clip, two minutes."""
+"""Actions of an episode on the page, two minutes of LIBERO; a clip of it has the first image too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def require_drivable(robot: "Embodiment") -> "Embodiment":
 
 
 class SimulatorSessions(Sessions):
-    """Create sessions of one suite's simulator; it runs in a process of its own, since its pictures need one thread."""
+    """Create sessions of one suite's simulator; it runs in a process of its own, since it must render in one thread."""
 
     def __init__(self, suite: str, size: int, chunk: int, limits: Limits) -> None:
         super().__init__({}, {}, limits)
@@ -165,6 +165,7 @@ def about(sessions: Sessions, robot: "Embodiment") -> dict[str, Any]:
         "low": bounds.low,
         "high": bounds.high,
         "rest": robot.rest_action,
+        "longest": LONGEST,
         "gripper": {"open": robot.gripper.open, "closed": robot.gripper.closed},
         "cameras": ["agentview", "wrist"] if isinstance(parts["world_model"], ShowsWrist) else ["agentview"],
         # A reward model of whole episodes must know when they end.
@@ -198,8 +199,8 @@ def encode_clip(message: Mapping[str, Any]) -> bytes:
     videos: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     shapes = {getattr(video, "shape", None) for video in videos.values()}
     shape = shapes.pop() if len(shapes) == 1 else None
-    if shape is None or len(shape) != 4 or shape[3] != 3 or not 1 <= shape[0] <= LONGEST or shape[1] > 512:
-        raise ValueError(f"a clip is of videos of one shape (1 to {LONGEST}, up to 512, width, 3), got {shape}")
+    if shape is None or len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or shape[0] > 1 + LONGEST or shape[1] > 512:
+        raise ValueError(f"a clip is of videos of one shape (1 to {1 + LONGEST}, up to 512, width, 3), got {shape}")
     if any(video.dtype != np.uint8 for video in videos.values()) or not isinstance(fps, int) or not 1 <= fps <= 100:
         raise ValueError(f"a clip has uint8 frames, 1 to 100 in a second, got {fps}")
     scale = max(1, round(256 / shape[1]))

@@ -16,7 +16,7 @@ import gymnasium as gym
 import torch
 
 from prophet_gym._arguments import Arguments, Items, NotNegative, Positive
-from prophet_gym._checks import require_count, unknown_option
+from prophet_gym._checks import require_count, shown, unknown_option
 from prophet_gym.envs import InitialStates, ProphetVectorEnv
 from prophet_gym.envs._episodes import EpisodeVectorEnv
 from prophet_gym.envs._plain import require_tasks
@@ -83,8 +83,13 @@ def _restore(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, An
 
 
 def _snapshot(envs: ProphetVectorEnv, message: Mapping[str, Any]) -> dict[str, Any]:
-    indices = message.get("indices")
-    return {"states": [envs.get_state(index) for index in (range(envs.num_envs) if indices is None else indices)]}
+    given = message.get("indices")
+    indices = range(envs.num_envs) if given is None else given
+    if not isinstance(indices, Sequence) or isinstance(indices, str) or len(indices) > envs.num_envs:
+        raise ValueError(
+            f"indices must be a list of at most {envs.num_envs} sub-environments, got {shown(repr(given))}"
+        )
+    return {"states": [envs.get_state(index) for index in indices]}
 
 
 CHANGES: Mapping[str, Callable[..., dict[str, Any]]] = {"reset": _reset, "step": _step, "restore": _restore}

@@ -6,7 +6,8 @@ import platform
 import secrets
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -84,15 +85,41 @@ def require_gpus(need: float | int, have: int) -> None:
         )
 
 
+def learner_last(own: int, count: int, visible: str = "") -> str:
+    """Return what CUDA_VISIBLE_DEVICES must be for Ray to give workers the learner's GPU after all others.
+
+    `own` is the learner's among the `count` that `visible`, or no variable, shows to this process.
+    """
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return ",".join([*names[:own], *names[own + 1 :], names[own]])
+
+
+@contextmanager
+def others_first(device: torch.device | None) -> Iterator[None]:
+    """Let a cluster that is started inside give out the other GPUs before the learner's."""
+    name, count = "CUDA_VISIBLE_DEVICES", torch.cuda.device_count()
+    if device is None or device.type != "cuda" or count < 2:
+        yield
+        return
+    before = os.environ.get(name)
+    os.environ[name] = learner_last(device.index or 0, count, before or "")
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
 class Cluster:
     """A cluster of Ray that this process started, or joined by an address; `close` leaves nothing of it.
 
     One that the caller has joined already by `ray.init` is used as it is, and left to the caller.
 
-    `store` is the size of the object store in bytes, where it is started here.
+    `store` is the size of the object store in bytes, where it is started here, and `device` the learner's.
     """
 
-    def __init__(self, options: RayOptions, store: int) -> None:
+    def __init__(self, options: RayOptions, store: int, device: torch.device | None = None) -> None:
         self.ray = ray = import_ray()
         self.address = options.ray_address or os.environ.get("RAY_ADDRESS", "")
         self.folder: Path | None = None
@@ -120,7 +147,8 @@ class Cluster:
         if not (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         room = {"num_cpus": options.workers * options.cpus_per_worker, "object_store_memory": store}
-        self._start(room | quiet | {"_temp_dir": str(self.folder), "include_dashboard": False})
+        with others_first(device):
+            self._start(room | quiet | {"_temp_dir": str(self.folder), "include_dashboard": False})
 
     def _start(self, how: Mapping[str, Any]) -> None:
         # Ray gives its processes 30 seconds, which a machine that is busy with something else may exceed once.

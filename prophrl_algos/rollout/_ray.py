@@ -13,7 +13,7 @@ import torch
 
 from prophet_gym._checks import first_line
 from prophet_gym.errors import ProcessLostError
-from prophrl_algos.flow import FlowSchedule
+from prophrl_algos.flow import FlowSchedule, device_of
 from prophrl_algos.rollout._cluster import LEAST_STORE, Cluster, RayOptions, fingerprint, packed, require_same, unpack
 from prophrl_algos.rollout._collect import Rollouts, progress_bar
 from prophrl_algos.rollout._collector import LocalRollouts, offloaded
@@ -97,7 +97,7 @@ class RayRollouts:
         self.options, self._make, self._local, self._optimizer = options, make, local, optimizer
         # Each round's weights, once for each round that may still be collected with them, and as much again.
         size = sum(weight.nbytes for weight in local.weights().values())
-        self._cluster = Cluster(options, LEAST_STORE + (2 * options.max_staleness + 2) * size)
+        self._cluster = Cluster(options, LEAST_STORE + (2 * options.max_staleness + 2) * size, device_of(local.policy))
         self._ray = ray = self._cluster.ray
         self._actor = ray.remote(
             num_cpus=options.cpus_per_worker, num_gpus=options.gpus_per_worker, max_restarts=0, max_task_retries=0
@@ -187,7 +187,7 @@ class RayRollouts:
         for worker in self._workers.values():
             self._ray.kill(worker)
         self._workers, self._idle, self._calls = {}, [], {}
-        self._queue, self._weights = Queue(), None
+        self._queue, self._weights, self._error = Queue(), None, None
 
     def _learner_rests(self) -> AbstractContextManager[None]:
         if not self.options.offload:
@@ -247,6 +247,10 @@ class RayRollouts:
         except errors.RayTaskError as error:
             # Weights that a worker could not fetch say that a node is lost, not that the worker is wrong.
             if not isinstance(error.cause, errors.ObjectLostError):
+                # A caller who asks again gets another worker, and does not wait for this task for ever.
+                self._ray.kill(self._workers.pop(number))
+                if task is not None:
+                    self._queue.waiting.add(task)
                 raise failure(error, number) from error
             self._lose(number, task, cause_of(error.cause))
             return

@@ -1,5 +1,6 @@
 """The page of `prophet play` in a browser, on the counting model: colours say which actions it sent, and how many."""
 
+import io
 import json
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
+from prophet_gym.serve import _play
 from prophet_gym.serve._messages import pack
 from prophet_gym.serve._play import FILES, encode_clip, page_routes, require_drivable, view_of
 from prophet_gym.sims import simulator
@@ -355,8 +357,9 @@ VIDEO = np.zeros((3, 8, 8, 3), np.uint8)
         {"videos": {"a": VIDEO[0]}, "fps": 20},
         {"videos": {"a": VIDEO.astype(np.float32)}, "fps": 20},
         {"videos": {"a": VIDEO}, "fps": 0},
-        {"videos": {"a": np.broadcast_to(VIDEO[:1], (2401, 8, 8, 3))}, "fps": 20},
+        {"videos": {"a": np.broadcast_to(VIDEO[:1], (2402, 8, 8, 3))}, "fps": 20},
         {"videos": {"a": "text"}, "fps": 20},
+        {"videos": {"a": VIDEO[:, :0]}, "fps": 20},
     ],
 )
 def test_a_clip_of_something_else_is_refused(running, message):
@@ -366,6 +369,15 @@ def test_a_clip_of_something_else_is_refused(running, message):
         status, body = running(routes=routes, fps=20.0).ask("/clip", pack(message))
         assert status == 400
         assert "a clip is of videos" in json.loads(body)["error"]["message"]
+
+
+def test_the_clip_of_the_longest_episode_has_its_first_image_too(running, monkeypatch):
+    monkeypatch.setattr(_play, "LONGEST", 2)
+    video = VIDEO + 99 * np.arange(3, dtype=np.uint8)[:, None, None, None]
+    with Image.open(io.BytesIO(encode_clip({"videos": {"a": video}, "fps": 20}))) as clip:
+        assert clip.n_frames == 3
+    told = json.loads(running(routes=routes, fps=20.0).ask("/about")[1])
+    assert told["longest"] == 2
 
 
 def test_the_page_is_small_and_loads_nothing_from_elsewhere():

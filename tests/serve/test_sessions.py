@@ -113,6 +113,24 @@ def test_an_interrupted_client_goes_on_with_the_turn_that_comes(running, monkeyp
     assert envs.served["elapsed"] == [3, 3]
 
 
+def test_a_step_after_an_interrupt_is_not_taken_twice_where_its_answer_is_lost(server, monkeypatch):
+    envs = server.env(max_episode_steps=None)
+    envs.reset(seed=0)
+    envs._step_id = None  # as an interrupt leaves it
+    send = envs._connection._send
+
+    def losing(*request):
+        monkeypatch.setattr(envs._connection, "_send", send)
+        send(*request)
+        raise ConnectionResetError("the answer is lost")
+
+    monkeypatch.setattr(envs._connection, "_send", losing)
+    with pytest.raises(SimulatorLostError, match="the answer is lost"):
+        envs.step(still(envs))
+    envs.step(still(envs))
+    assert envs.served["elapsed"] == [2, 2]
+
+
 def test_fifty_sessions_step_together_and_each_dreams_as_alone(server):
     def play(seed):
         envs = server.env(1, max_episode_steps=None)
@@ -224,6 +242,14 @@ def test_what_is_under_way_ends_before_the_server_stops(running):
         assert stepped.result()[4]["live"].all()
     server.thread.join(20)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prophet-")]
+
+
+@pytest.mark.parametrize("indices", [3, "0", {}, {"0": 1}, [0, 0, 0]])
+def test_a_snapshot_of_what_is_no_list_of_sub_environments_is_refused(server, indices):
+    path = opened(server)
+    status, body = server.ask(f"{path}/snapshot", {"indices": indices})
+    assert status == 400
+    assert "indices must be a list of at most" in json.loads(body)["error"]["message"]
 
 
 def test_a_snapshot_that_the_server_keeps_is_restored_without_being_sent(server):

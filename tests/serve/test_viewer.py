@@ -7,8 +7,10 @@ import urllib.error
 import urllib.request
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
+from prophet_gym._viewer import Viewer
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
 from prophet_gym.testing import CountingWorldModel, counting_starts
 from tests.serve.conftest import wait_until
@@ -101,6 +103,18 @@ def test_several_sub_environments_are_shown_side_by_side_and_a_closed_page_holds
         envs.step(envs.action_space.sample())
     envs.close()
     wait_until(lambda: not [each for each in threading.enumerate() if each.name == "prophet-viewer"])
+
+
+def test_the_last_image_is_sent_though_the_viewer_closes_before(opened):
+    viewer = Viewer(1000.0)
+    (url,) = opened
+    images = viewer.images(f"/{url.rsplit('/', 1)[1]}/frames")
+    viewer.show({"env": [np.zeros((8, 8, 3), np.uint8)]})
+    first = next(images)
+    viewer.show({"env": [np.full((8, 8, 3), 255, np.uint8)]})
+    viewer.close()
+    (last,) = images
+    assert last != first
 
 
 def test_gymnasium_makes_it_for_an_id(opened, checkpoint):

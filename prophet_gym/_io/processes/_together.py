@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from prophet_gym.errors import ProcessLostError
+from prophet_gym.errors import ProcessLostError, ProphetError
 
 PACKAGES = ("prophet-gym", "torch", "accelerate", "numpy", "gymnasium", "diffusers", "transformers", "peft")
 """Packages whose code computes what the processes must compute alike."""
@@ -106,7 +106,8 @@ def lost_named(doing: str, advice: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error).lower()
-        if isinstance(error, ProcessLostError) or not (
+        # Ours name what was lost themselves, in words like those below: a simulator, or the server of a remote env.
+        if isinstance(error, ProphetError) or not (
             isinstance(error, dist.DistError) or any(part in text for part in _LOST)
         ):
             raise

@@ -5,9 +5,9 @@ import { Driver } from "./driver.js";
 import { plot } from "./plot.js";
 import { Channel, pack } from "./wire.js";
 
-const MOST = 300; // chunks of an episode: all of its frames are kept
 const $ = (id) => document.getElementById(id);
 const about = await (await fetch("/about")).json();
+const most = Math.floor(about.longest / about.chunk); // chunks of an episode: all of its frames are kept, for its clip
 const step = 1000 / about.fps, [height, width] = about.frame_size, size = 3 * height * width, both = about.cameras.length > 1;
 const state = { playing: false, busy: true, asked: false, shown: 0, planned: 0, ticked: 0, behind: 0 };
 const driver = new Driver(about, $("views"), () => { if (!state.playing && !state.busy && !over()) play(true); });
@@ -47,7 +47,7 @@ function draw() {
 }
 
 function say(text, kind = "") { if ($("say").textContent !== text) $("say").textContent = text; $("say").className = kind; }
-const over = () => branch && (branch.done || branch.chunks.length >= MOST);
+const over = () => branch && (branch.done || branch.chunks.length >= most);
 function play(on) {
   state.playing = on &&= Boolean(branch);
   [plan, waits] = [[], []];
@@ -240,7 +240,7 @@ function tick() {
   if (over() && left) return;
   if (over()) {
     play(false);
-    say(branch.chunks.length >= MOST ? "Two minutes are over: restart, or go back." : branch.chunks.at(-1).reward > 0
+    say(branch.chunks.length >= most ? "This is as long as an episode can be: restart, or go back." : branch.chunks.at(-1).reward > 0
       ? "The reward model finds the task done. Go back, or restart." : "The episode has ended. Go back, or restart.", "done");
     return;
   }

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prophet_gym._io.processes._together import differences
+from prophet_gym._io.processes._together import differences, lost_named
+from prophet_gym.errors import SimulatorLostError
 from prophrl_algos._checkpoint import LAST, load_checkpoint, newest, read_policy
 from prophrl_algos.trainer import Learner
 
@@ -113,6 +114,12 @@ def test_a_process_that_is_lost_is_named_and_the_last_state_is_good(tmp_path):
     assert "Give the same command again to resume from the last checkpoint" in said
     assert load_checkpoint(tmp_path / LAST)["trainer"]["done"] >= 1
     second.communicate()
+
+
+def test_an_error_that_has_its_own_name_is_not_taken_for_a_lost_process():
+    text = "the server at http://a:1 does not answer (Connection refused): reconnect() continues"
+    with pytest.raises(SimulatorLostError, match="reconnect"), lost_named("collecting", "Resume"):
+        raise SimulatorLostError(text)
 
 
 def test_groups_are_shared_also_unevenly():

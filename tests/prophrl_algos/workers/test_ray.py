@@ -5,20 +5,30 @@ import os
 import re
 import sys
 import time
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.toys import BanditVectorEnv
 from benchmarks.workers.chaos import MARK, differences, killed_run, left_behind, marked, problems
 from benchmarks.workers.chaos import Args as Chaos
-from benchmarks.workers.toy import GROUPS, make, processes_of, run_to, trainer_of, twice_or_lost
+from benchmarks.workers.toy import GROUPS, SlowBanditVectorEnv, make, processes_of, run_to, trainer_of, twice_or_lost
 from prophet_gym.errors import ProcessLostError
 from prophrl_algos._checkpoint import LAST, load_checkpoint
 from prophrl_algos.algorithms import FA_GRPO_FORWARD
 from prophrl_algos.cli import main
 from prophrl_algos.rollout import RayOptions, RayRollouts
-from prophrl_algos.rollout._cluster import Cluster, require_gpus, require_same, require_shared_memory
+from prophrl_algos.rollout._cluster import (
+    Cluster,
+    learner_last,
+    others_first,
+    require_gpus,
+    require_same,
+    require_shared_memory,
+)
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 # What a test starts is ray's, and its sockets and forks are too.
@@ -200,6 +210,41 @@ def test_a_worker_that_needs_more_than_there_is_is_refused():
     with pytest.raises(ValueError, match=r"a worker needs 0\.5 GPUs, this machine has 0: give --gpus-per-worker 0, or"):
         require_gpus(0.5, 0)
     require_gpus(0.5, 1)
+
+
+def test_workers_take_the_learners_gpu_last(monkeypatch):
+    assert learner_last(0, 3) == "1,2,0"
+    assert learner_last(1, 3, "4,2,7") == "4,7,2"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for device, order in (("cuda", "1,0"), ("cuda:1", "0,1"), ("cpu", None)):
+        with others_first(torch.device(device)):
+            assert os.environ.get("CUDA_VISIBLE_DEVICES") == order
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+class OnceBroken(SlowBanditVectorEnv):
+    """Fails in its first step, and in no process after that."""
+
+    def step(self, actions):
+        try:
+            (Path(self.delay) / "failed").touch(exist_ok=False)
+        except FileExistsError:
+            return BanditVectorEnv.step(self, actions)
+        raise ValueError("the simulator is not licensed")
+
+
+def once_broken(folder):
+    return replace(make(), env=OnceBroken(4, folder))
+
+
+def test_a_caller_who_asks_again_after_an_error_gets_the_rollouts(cluster, tmp_path):
+    trainer = trainer_of(CONFIG, RayOptions(), partial(once_broken, str(tmp_path)))
+    with trainer.collector:
+        with pytest.raises(ValueError, match="not licensed"):
+            trainer.iterate()
+        trainer.iterate()
+        assert trainer.collector.ledger[:, 1].tolist() == list(range(GROUPS))
 
 
 def test_what_rests_on_the_cpu_comes_back_as_it_was(cluster):
