@@ -1,8 +1,9 @@
 """`prophrl pull`: fetch a policy from the Hub, and check it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from prophet_gym._arguments import Arguments
 
@@ -11,7 +12,7 @@ from prophet_gym._arguments import Arguments
 class Args(Arguments):
     """Fetch a policy into the Hub's cache, where `--policy owner/repo` finds it, and print its folder."""
 
-    name: Positional[str]
+    name: Annotated[str, Positional, arg(metavar="NAME")]
     """Repository, `owner/repo` or `owner/repo@revision`."""
     verify: bool = False
     """Require a manifest, compare size and sha-256 of every file with it, load everything and act once."""

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from prophet_gym._arguments import Arguments
 
@@ -16,9 +17,9 @@ class Args(Arguments):
     `hf auth login`, or `HF_TOKEN`.
     """
 
-    folder: Positional[Path]
+    folder: Annotated[Path, Positional, arg(metavar="FOLDER")]
     """Folder of a policy, or of a run of `prophrl train` or `prophrl sft`."""
-    repo: Positional[str]
+    repo: Annotated[str, Positional, arg(metavar="REPO")]
     """Repository, `owner/repo`; it is made if there is none."""
     dry_run: bool = False
     """Check everything and show what would be sent, without a word to the Hub."""

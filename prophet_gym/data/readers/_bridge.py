@@ -154,7 +154,7 @@ def _read_raw(place: _Place, camera: str, name: str) -> tuple[Float64[np.ndarray
             f"{name} must have one action fewer than images and states, has {whole + 1} images, {len(states)} states "
             f"and {len(actions)} actions; leave it out"
         )
-    told = read_text(path / "lang.txt").splitlines() if (path / "lang.txt").is_file() else []
+    told = read_text(path / "lang.txt").split("\n") if (path / "lang.txt").is_file() else []
     tasks = [line.strip() for line in told if line.strip() and "confidence" not in line]
     frames = partial(_raw_frames, path / camera, late)
     return states[late:], actions[: len(actions) - late], tasks[0] if tasks else "", frames
