@@ -1,1 +1,1 @@
-"""A small arm that stands in for a robot of one's own, and what it takes to make an env of its recordings."""
+"""Stand in for a robot of one's own by a small arm, and measure what an env of its recordings takes."""

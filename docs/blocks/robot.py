@@ -1,4 +1,4 @@
-"""What an env of one's own robot takes: a block of figures."""
+"""Make the block of figures about an env of one's own robot."""
 
 from docs.blocks.common import load, markdown_table, where
 from prophet_gym.evaluation._report import interval

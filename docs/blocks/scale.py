@@ -1,4 +1,4 @@
-"""What more GPUs give, and what workers cost and survive: blocks of figures."""
+"""Make the blocks about what more GPUs give, and what workers cost and survive."""
 
 from collections.abc import Mapping
 from typing import Any

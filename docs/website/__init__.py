@@ -1,1 +1,1 @@
-"""The site that `make docs` builds from the Markdown pages, the registry of environments and the docstrings."""
+"""Build the site of `make docs` from the Markdown pages, the registry of environments and the docstrings."""

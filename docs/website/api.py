@@ -1,4 +1,4 @@
-"""The pages of the promised names: one for each, from its docstring."""
+"""Make a page for each promised name, from its docstring."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A page for each environment of the registry: spaces, actions, rewards, starts, read from the env itself."""
+"""Make a page for each registered environment: spaces, actions, rewards, starts, read from the env itself."""
 
 import inspect
 import io
@@ -33,7 +33,7 @@ CHANGED = {
     "Task": "the scene is the same and the task another",
 }
 FAMILIES = {"Prophet-": "Dreams", "RemoteProphet-": "Dreams", "LIBERO-": "Simulator", "LIBERO-PRO-": "Perturbed"}
-"""How the ids of a family begin; the longest that fits holds."""
+"""Map how the ids of a family begin to the family; the longest that fits holds."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site (mkdocs.yml names this file); nothing that is generated is committed."""
+"""Serve MkDocs while it builds the site (mkdocs.yml names this file); nothing that is generated is committed."""
 
 import posixpath
 import re

@@ -1,1 +1,1 @@
-"""What a world model of two robot arms is worth for a third one."""
+"""Measure what a world model of two robot arms is worth for a third one."""

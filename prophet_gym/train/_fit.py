@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -126,7 +126,7 @@ def fit(
         FloatingPointError: The loss is not finite; nothing of that step is saved.
         ValueError: The run has taken more steps than are asked for.
         CheckpointError: The newest state is damaged, or of other weights.
-        ProcessLostError: Another process was lost in a step.
+        ProcessLostError: Another process was lost.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -143,7 +143,7 @@ def fit(
     used = lambda: 0.0 if math.isinf(config.minutes) else run.since(began) / (60 * config.minutes)  # noqa: E731
     scheduler = run.scheduler(done, used)
     saved, unsaved = time.monotonic(), False
-    with _log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
+    with run.watched(), _log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
         for index in range(done, config.steps):
             if used() >= 1:
                 break
@@ -153,9 +153,9 @@ def fit(
             if states is not None and run.since(saved) > config.save_every:
                 states.save(done, time.monotonic() - began, keep=config.keep)
                 saved, unsaved = time.monotonic(), False
-    # A run that had nothing left to do leaves its state as it was.
-    if states is not None and unsaved:
-        states.save(done, time.monotonic() - began, keep=config.keep)
+        # A run that had nothing left to do leaves its state as it was.
+        if states is not None and unsaved:
+            states.save(done, time.monotonic() - began, keep=config.keep)
     return run.averaged(model)
 
 
@@ -210,12 +210,11 @@ class _Run:
             group["initial_lr"] = self.config.learning_rate
         return LambdaLR(self.inner, lambda step: self.config.rate(step, used()), last_epoch=done - 1)
 
-    def step(self, index: int) -> dict[str, float]:
-        """Take one step and return its figures; ProcessLostError if another process is lost in it."""
-        with lost_named(f"in step {index} of {self.name}", "The same command resumes from the last state"):
-            return self._step(index)
+    def watched(self) -> AbstractContextManager[None]:
+        """Raise ProcessLostError where another process is lost meanwhile."""
+        return lost_named(f"training {self.name}", "The same command resumes from the last state")
 
-    def _step(self, index: int) -> dict[str, float]:
+    def step(self, index: int) -> dict[str, float]:
         """Take one step and return its figures, the losses averaged over batches and processes."""
         accelerator: Any = self.accelerator
         count = self.config.accumulate

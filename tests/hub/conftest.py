@@ -19,6 +19,18 @@ def close_sessions():
             close()
 
 
+def error_of(main, capsys, *argv: object) -> str:
+    """What a program says when a command fails; one line and no traceback."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main([str(each) for each in argv])
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1, said
+    assert "Traceback" not in said
+    return said
+
+
 @pytest.fixture
 def hub():
     server = LoopbackHub()

@@ -19,6 +19,7 @@ from prophrl_algos.cli._train import Args
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._load import BUNDLED
 from prophrl_algos.vla._lora import has_lora
+from tests.hub.conftest import error_of
 from tests.prophrl_algos.vla import tiny
 
 NAME = "SmallVLA-LIBERO-object-sft"
@@ -42,17 +43,6 @@ def measured(tmp_path):
     shutil.copytree(BUNDLED[NAME], folder)
     (folder / "evaluation.json").write_text(json.dumps(REPORT))
     return folder
-
-
-def error_of(capsys, *argv: object) -> str:
-    """What a command that fails says; one line and no traceback."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
-        main([str(each) for each in argv])
-    assert left.value.code == 1
-    said = capsys.readouterr().err
-    assert len(said.strip().splitlines()) == 1, said
-    return said
 
 
 def assert_same(one, other):
@@ -123,7 +113,7 @@ def test_a_damaged_policy_is_one_error(hub, client, measured, capsys):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.resolve().write_bytes(content)
-    assert "model.safetensors has another sha-256" in error_of(capsys, "pull", "me/policy", "--verify")
+    assert "model.safetensors has another sha-256" in error_of(main, capsys, "pull", "me/policy", "--verify")
     with pytest.raises(CheckpointError, match="another sha-256"):
         load_policy("me/policy")
     main(["pull", "me/policy", "--verify", "--again"])
@@ -132,7 +122,7 @@ def test_a_damaged_policy_is_one_error(hub, client, measured, capsys):
 def test_a_world_model_is_not_replaced_by_a_policy(hub, client, measured, capsys):
     files = {MANIFEST: json.dumps({"format": 1, "kind": "world model", "files": {}}).encode(), "prophet.json": b"{}"}
     hub.add("me/dream", files)
-    assert "says that it holds a world model" in error_of(capsys, "push", measured, "me/dream")
+    assert "says that it holds a world model" in error_of(main, capsys, "push", measured, "me/dream")
     assert hub.files("me/dream") == files
 
 
@@ -148,7 +138,7 @@ def test_a_world_model_is_not_replaced_by_a_policy(hub, client, measured, capsys
 )
 def test_what_does_not_load_is_not_sent(hub, client, measured, capsys, damage, said):
     damage(measured)
-    assert said in error_of(capsys, "push", measured, "me/policy")
+    assert said in error_of(main, capsys, "push", measured, "me/policy")
     assert not hub.asked
 
 

@@ -27,23 +27,12 @@ from prophet_gym.prophet._presets import tiny_action_prophet
 from prophet_gym.specs import InitialState
 from prophet_gym.train._robot import Args as RobotArgs
 from prophet_gym.train._robot import main as train_robot
+from tests.hub.conftest import error_of
 from tests.hub.server import READER, STRANGER
 from tests.train.robot.conftest import JointWriter
 
 BUNDLED = Path(Checkpoint.named("bundled").folder)
 pytestmark = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
-
-
-def error_of(capsys, *argv: object) -> str:
-    """What a command that fails says; one line and no traceback."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
-        main([str(each) for each in argv])
-    assert left.value.code == 1
-    said = capsys.readouterr().err
-    assert len(said.strip().splitlines()) == 1
-    assert "Traceback" not in said
-    return said
 
 
 def rewards(weights: str) -> tuple[np.ndarray, float, bool]:
@@ -136,7 +125,7 @@ def test_a_damaged_file_of_the_cache_is_one_error_and_fetched_again(hub, client,
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # the last weight
     path.resolve().write_bytes(content)
-    said = error_of(capsys, "pull", "me/dream", "--verify")
+    said = error_of(main, capsys, "pull", "me/dream", "--verify")
     assert "transformer/diffusion_pytorch_model.safetensors has another sha-256" in said
     assert "prophet pull owner/repo --again" in said
     with pytest.raises(CheckpointError, match="another sha-256"):
@@ -150,10 +139,10 @@ def test_a_damaged_file_on_the_hub_is_one_error(hub, client, folder, capsys):
     files = hub.files("me/dream")
     hub.add("me/dream", files | {"tracker/config.json": files["tracker/config.json"][:-4]})
     size = len(files["tracker/config.json"])
-    said = error_of(capsys, "pull", "me/dream", "--verify")
+    said = error_of(main, capsys, "pull", "me/dream", "--verify")
     assert f"tracker/config.json has {size - 4} bytes in place of {size}" in said
     hub.add("me/dream", {name: each for name, each in files.items() if name != MANIFEST})
-    assert "has no manifest.json to verify it by" in error_of(capsys, "pull", "me/dream", "--verify")
+    assert "has no manifest.json to verify it by" in error_of(main, capsys, "pull", "me/dream", "--verify")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +156,7 @@ def test_a_damaged_file_on_the_hub_is_one_error(hub, client, folder, capsys):
 )
 def test_tokens_without_rights_are_one_error_and_change_nothing(hub, client, folder, capsys, monkeypatch, token, said):
     monkeypatch.delenv("HF_TOKEN") if token is None else monkeypatch.setenv("HF_TOKEN", token)
-    assert said in error_of(capsys, "push", folder, "me/dream")
+    assert said in error_of(main, capsys, "push", folder, "me/dream")
     assert not hub.repos
     assert not hub.large
 
@@ -177,7 +166,7 @@ def test_a_repository_that_exists_but_may_not_be_written_to(hub, client, folder,
     before = hub.files("me/dream")
     shutil.rmtree(folder / "success_head")
     monkeypatch.setenv("HF_TOKEN", STRANGER)
-    assert "this token may not write there" in error_of(capsys, "push", folder, "me/dream")
+    assert "this token may not write there" in error_of(main, capsys, "push", folder, "me/dream")
     assert hub.files("me/dream") == before
 
 
@@ -190,7 +179,7 @@ def test_a_repository_that_exists_but_may_not_be_written_to(hub, client, folder,
 )
 def test_a_repository_of_another_kind_is_not_written_to(hub, client, folder, capsys, files, why):
     hub.add("me/other", files)
-    said = error_of(capsys, "push", folder, "me/other")
+    said = error_of(main, capsys, "push", folder, "me/other")
     assert why in said
     assert "nothing was written" in said
     assert hub.files("me/other") == files
@@ -201,7 +190,7 @@ def test_a_push_meanwhile_is_not_overwritten(hub, client, folder, capsys):
     stir(folder / "object_reader" / "model.safetensors")
     theirs = hub.files("me/dream") | {"theirs.txt": b"1"}
     hub.on_upload = lambda _: hub.add("me/dream", theirs)
-    assert "somebody wrote to it in the meantime" in error_of(capsys, "push", folder, "me/dream")
+    assert "somebody wrote to it in the meantime" in error_of(main, capsys, "push", folder, "me/dream")
     assert hub.files("me/dream") == theirs
 
 
@@ -223,7 +212,7 @@ def test_a_push_meanwhile_is_not_overwritten(hub, client, folder, capsys):
 )  # fmt: skip
 def test_what_does_not_load_is_not_sent(hub, client, folder, capsys, damage, said):
     damage(folder)
-    assert re.search(said, error_of(capsys, "push", folder, "me/dream"))
+    assert re.search(said, error_of(main, capsys, "push", folder, "me/dream"))
     assert not hub.asked
 
 
@@ -332,11 +321,11 @@ def arm(tmp_path):
 
 def test_a_robot_of_a_lerobot_set_is_measured_pushed_and_dreamt(hub, client, arm, tmp_path, capsys):
     folder, data = arm
-    assert f"give {folder}, which it has trained" in error_of(capsys, "push", folder.parent, "me/arm")
-    said = error_of(capsys, "push", folder, "me/arm")
+    assert f"give {folder}, which it has trained" in error_of(main, capsys, "push", folder.parent, "me/arm")
+    said = error_of(main, capsys, "push", folder, "me/arm")
     measure = re.search(r"run `prophet (evaluate --world-model \S+ --data )lerobot:PATH (--card)`", said)
     assert measure, said
-    assert "give --data lerobot:PATH" in error_of(capsys, "evaluate", "--world-model", folder)
+    assert "give --data lerobot:PATH" in error_of(main, capsys, "evaluate", "--world-model", folder)
     main([*measure[1].split(), data, measure[2], "--horizons", "4", "8"])
     main(["push", str(folder), "me/arm"])
     files = hub.files("me/arm")
@@ -361,7 +350,7 @@ def test_figures_of_other_weights_are_not_shown(hub, client, arm, capsys):
     with torch.no_grad():
         next(model.parameters()).add_(1)
     model.save_pretrained(folder)
-    said = error_of(capsys, "push", folder, "me/arm")
+    said = error_of(main, capsys, "push", folder, "me/arm")
     assert "evaluation.json was measured with other weights" in said
     assert "--data lerobot:PATH --card` again" in said
     assert not hub.asked

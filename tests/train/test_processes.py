@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -57,16 +58,23 @@ main(Args(data=(Path(sys.argv[1]),), out=Path(sys.argv[2]), device="cpu", **step
 """
 
 
-def two(script: str, *words: object) -> None:
-    """Run a script in two processes."""
+def begin_two(script: str, *words: object) -> list[subprocess.Popen]:
+    """Start a script in two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script, *map(str, words)]
-    ranks = [subprocess.Popen(command, env={**shared, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(2)]
-    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    own = ({**shared, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(2))
+    return [subprocess.Popen(command, env=each, stderr=subprocess.PIPE, text=True) for each in own]
+
+
+def two(script: str, *words: object) -> None:
+    """Run a script in two processes."""
+    ranks = begin_two(script, *words)
+    said = [rank.communicate(timeout=300)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
 
 
 @pytest.mark.slow
@@ -85,6 +93,23 @@ def test_gradients_are_averaged_and_each_process_goes_on_with_its_own(tmp_path):
     assert numbers == [3, 33]
     stored = load_file(sorted(tmp_path.glob("states/line/step-*"))[-1] / "model.safetensors")
     assert torch.equal(stored["weight"], torch.load(tmp_path / "1-3.pt")["end"])
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_while_states_are_saved_is_named(tmp_path):
+    script = FIT.replace("steps=steps,", "steps=steps, save_every=0.0,")
+    assert script != FIT
+    first, second = begin_two(script, tmp_path, 100_000)
+    while not list(tmp_path.glob("states/line/step-*")):
+        assert [each.poll() for each in (first, second)] == [None, None]
+        time.sleep(0.2)
+    second.kill()
+    said = first.communicate(timeout=120)[1]
+    second.communicate()
+    assert first.returncode == 1
+    assert "ProcessLostError: another process was lost while process 0 of 2 on" in said
+    assert "training line" in said
+    assert "The same command resumes from the last state" in said
 
 
 @pytest.mark.slow

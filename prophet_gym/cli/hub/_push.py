@@ -6,11 +6,12 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from prophet_gym._arguments import Arguments, DeviceOrAuto, resolved_device
+from prophet_gym._arguments import DeviceOrAuto, resolved_device
+from prophet_gym.cli.hub._options import PushOptions, publish, show_facts
 
 
 @dataclass(frozen=True)
-class Args(Arguments):
+class Args(PushOptions):
     """Publish a checkpoint on the Hub, as weights for `gym.make` and as an environment for LeRobot (EnvHub).
 
     Everything is loaded and tried before anything is sent, and one commit holds all of it. The token is that of
@@ -19,37 +20,20 @@ class Args(Arguments):
 
     folder: Annotated[Path, Positional, arg(metavar="FOLDER")]
     """Checkpoint's folder: networks, initial states, and where there are any success head, object reader and card."""
-    repo: Annotated[str, Positional, arg(metavar="REPO")]
-    """Repository, `owner/repo`; it is made if there is none."""
-    dry_run: bool = False
-    """Check everything and show what would be sent, without a word to the Hub."""
-    revision: str | None = None
-    """Branch to write to, made if there is none; the main one by default."""
-    private: bool = False
-    """Make a new repository private."""
-    license: str | None = None
-    """License that the card names, for example `apache-2.0`, unless a card of yours names one."""
     device: DeviceOrAuto = "auto"
     """Device to try the checkpoint on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
 
 
 def main(args: Args) -> None:
-    from prophet_gym._io.hub import push_files, require_repo, sent
-    from prophet_gym.interop.publishing import package
+    from prophet_gym._io.hub import WORLD_MODEL, require_repo
+    from prophet_gym.interop._publishing import package
 
     require_repo(args.repo)
     files, left_out, checked = package(
         args.folder, args.repo, device=resolved_device(args.device), license=args.license
     )
-    for name, fact in checked.facts.items():
-        print(f"  {name:<14}  {fact}")
+    show_facts(checked.facts)
     for lack in checked.lacks:
         print(f"  note: {lack}")
-    print(sent(files, left_out))
-    if args.dry_run:
-        print(f"dry run: everything can be loaded, and nothing was sent to {args.repo}")
-        return
-    pushed = push_files(files, args.repo, revision=args.revision, private=args.private or None)
-    for name in pushed.removed:
-        print(f"  removed there  {name}")
-    print(f'{pushed.url}\ngym.make(..., weights="{args.repo}@{pushed.commit}")')
+    tried = "everything can be loaded"
+    publish(args, files, left_out, kind=WORLD_MODEL, tried=tried, use='gym.make(..., weights="{}")')

@@ -37,13 +37,29 @@ class Green:
         return RewardOutput(reward, torch.ones(len(videos), dtype=torch.bool))
 
 
+class Counted(ProphetVectorEnv):
+    """An env with a state of its own, which checkpoints must hold: how many steps it took."""
+
+    steps = 0
+
+    def step(self, actions):
+        self.steps += 1
+        return super().step(actions)
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
 def make_env(name: str):
     if name == "Prophet-LIBERO-v0":
         how = {"max_episode_steps": 2, "autoreset_mode": "Disabled", "starts": "train", "tasks": [3], "device": "cpu"}
         return gym.make_vec(name, num_envs=SIZE, reward="tests.prophrl_algos.trainer.learning:Green", **how)
     model = CountingWorldModel(chunk=2, action_dim=7)
     how = {"max_episode_steps": 3, "autoreset_mode": "Disabled", "reward_model": Green()}
-    return ProphetVectorEnv(model, counting_starts(), SIZE, **how)
+    return Counted(model, counting_starts(), SIZE, **how)
 
 
 def make_policy(name: str, env) -> nn.Module:

@@ -82,7 +82,7 @@ def test_a_run_of_two_in_two_parts_is_the_whole_run_to_the_bit(tmp_path):
     assert all(torch.equal(one["policy"][name], two["policy"][name]) for name in one["policy"])
     ((mine,), (theirs,)) = one["others"], two["others"]
     assert torch.equal(mine["random"], theirs["random"])
-    assert mine.keys() == theirs.keys()
+    assert mine["env"] == theirs["env"] != {"steps": 0}
 
 
 @pytest.mark.slow
