@@ -27,7 +27,7 @@ CORE := .venv/.core
 FULL := .venv/.full
 VLA := .venv-vla/.ready
 LATEST := .venv-latest/.ready
-EXTRAS := dev,docs,fast,libero,ray,serve,sb3,torchrl,minari,video,wandb,trackio
+EXTRAS := dev,docs,notebook,fast,libero,ray,serve,sb3,torchrl,minari,video,wandb,trackio
 
 # $(1) is an environment, $(2) a list of requirements. Every release and every file of a locked list is known.
 PIP = $(1)/bin/python -m pip --disable-pip-version-check install -q

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym._checks import unknown_option
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA

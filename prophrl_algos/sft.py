@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym._checks import require_count, require_number
 from prophet_gym._io.processor import Precision, autocast, reuse_memory

@@ -57,9 +57,9 @@ def test_a_demo_is_made_with_what_the_tests_ran_on():
             assert used <= tried, release
 
 
-def test_the_site_is_built_beside_what_the_tests_ran_on():
+def test_the_site_and_the_notebooks_are_made_beside_what_the_tests_ran_on():
     tested, asked = locked("test"), (ROOT / "requirements" / "docs.in").read_text(encoding="utf-8").splitlines()
-    assert asked[1:] == PROJECT["optional-dependencies"]["docs"]
+    assert asked[1:] == [each for extra in ("docs", "notebook") for each in PROJECT["optional-dependencies"][extra]]
     for release, requirements in locked("docs").items():
         others = tested.get(release, requirements)
         assert set().union(*map(versions, requirements)) <= set().union(*map(versions, others)), release

@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
+from docs.website import notebook
+
 ROOT = Path(__file__).parents[2]
 # Pages of the site that are no page of the repository, where README.md says it already.
 TEMPLATES = {"docs/website/home.md": "index.md", "docs/website/limits.md": "limits.md"}
 # What mkdocs.yml names though no page leads there.
-OTHERS = ("benchmarks/README.md", "examples", "CHANGELOG.md", "CONTRIBUTING.md")
+OTHERS = ("benchmarks/README.md", "examples", "examples/notebooks", "CHANGELOG.md", "CONTRIBUTING.md")
 IMAGES = {".png", ".svg", ".webp", ".gif", ".jpg"}
 FENCE = re.compile(r"(^ {0,3}```.*?^ {0,3}```\s*?$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?P<before>\]\(|(?:href|src)=\")(?P<target>[^)\"#\s]+)?(?P<anchor>#[^)\"\s]*)?(?P<after>[)\"])")
@@ -54,7 +56,7 @@ def reachable(pages: Iterable[str]) -> list[str]:
         if path in found:
             continue
         found.append(path)
-        if PurePosixPath(path).suffix in (".md", ".svg"):
+        if PurePosixPath(path).suffix in (".md", ".svg", ".ipynb"):
             waiting += [_resolved(path, target) for target in links(text_of(path))]
         elif (ROOT / path).is_dir():
             waiting += [f"{path}/{name}" for name in _shown(path)]
@@ -62,7 +64,12 @@ def reachable(pages: Iterable[str]) -> list[str]:
 
 
 def text_of(path: str) -> str:
-    """Return the text of a page; a template has README's sections in place of their marks, with links that fit it."""
+    """Return the text of a page; a template has README's sections in place of their marks, with links that fit it.
+
+    A notebook is a page too: its texts, its code and what the code showed.
+    """
+    if path.endswith(".ipynb"):
+        return notebook.markdown(ROOT / path)
     text = (ROOT / path).read_text(encoding="utf-8")
     return SECTION.sub(lambda mark: _readme(mark["title"], path), text) if path in TEMPLATES else text
 
@@ -74,7 +81,7 @@ def page(path: str, at: str) -> str:
         path: The file or folder, relative to the root.
         at: Where its page stands on the site.
     """
-    if path.endswith(".md"):
+    if path.endswith((".md", ".ipynb")):
         return rewritten(text_of(path), path, at)
     head = "---\nsearch:\n  exclude: true\n---\n"
     if (ROOT / path).is_dir():
@@ -139,5 +146,5 @@ def _relative(target: str, at: str) -> str:
 
 def _shown(folder: str) -> list[str]:
     """Return what a reader of a folder looks for: its code and its pages."""
-    kept = {".py", ".md"}
+    kept = {".py", ".md", ".ipynb"}
     return sorted(each.name for each in (ROOT / folder).iterdir() if each.suffix in kept and each.name != "__init__.py")

@@ -26,7 +26,7 @@ class Args(BatchOptions, HeldOutOptions):
 
 
 def main(args: Args) -> None:
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary

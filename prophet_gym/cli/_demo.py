@@ -58,7 +58,7 @@ class Scene:
 
 def main(args: Args) -> None:
     import imageio.v3 as iio
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     from prophet_gym._io.panels import contact_sheet, stack, write_animation, write_mp4
     from prophet_gym.checkpoint import Checkpoint

@@ -116,7 +116,7 @@ def _run(
     """Yield a line of the log for each batch of episodes: what succeeded, and the seconds it took."""
     import time
 
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     from prophet_gym.evaluation import make_acting_policy, play
     from prophet_gym.factory import make_vector_env

@@ -25,7 +25,7 @@ class Args(BatchOptions):
 
 
 def main(args: Args) -> None:
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data._recording import begin_recording, list_episodes, read_episode, read_meta, write_episode

@@ -45,7 +45,7 @@ def main(args: Args) -> None:
     if args.data:
         _take(args)
         return
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     from prophet_gym.envs._initial_states import write_initial_states
     from prophet_gym.sims._initial_states import render_initial_states

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, UInt8
 from pyarrow import parquet
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym.data._episode import Episode

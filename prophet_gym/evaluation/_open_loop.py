@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym.data._episode import Episode
 from prophet_gym.evaluation._dreams import begin_episodes, dream

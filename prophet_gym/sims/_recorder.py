@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.data._episode import Episode, Simulation

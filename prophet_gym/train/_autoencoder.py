@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym._io.networks import fill_matching, load_part, save_network
 from prophet_gym._io.processes import by_main

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym._io.processes import gathered, joined, lost_named, package_versions, require_alike
 from prophet_gym._io.processes._sharding import shard, whole

@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym.errors import InvalidStartError
 from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, device_of, sample, select_obs
@@ -30,9 +30,9 @@ CPU = torch.device("cpu")
 
 def progress_bar(stage: str, total: int | None, unit: str, *, done: int = 0, stays: bool = False) -> tqdm:
     """Return a bar that stays at its end, or goes away and is not shown at all for what is done within a second."""
-    # Under torchrun the main process alone shows one, and a file is not filled with them.
+    # Under torchrun the main process alone shows one, and a file is not filled with them; in a notebook it is a widget.
     hidden = dist.is_available() and dist.is_initialized() and dist.get_rank() > 0
-    every = 1 if sys.stderr.isatty() else 30
+    every = 1 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30
     how = {"leave": stays, "delay": 0 if stays else 1, "mininterval": every, "disable": hidden}
     return tqdm(desc=stage, total=total, initial=done, unit=unit, dynamic_ncols=True, **how)
 

@@ -1,14 +1,20 @@
-"""The code of the pages runs: envs and algorithms from top to bottom, each block of the others by itself."""
+"""The code of the pages runs, from top to bottom; each block of the libraries' page by itself."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from prophet_gym.checkpoint import bundled_checkpoints
+from prophet_gym.sims import simulator
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+FILE = re.compile(r"# (\w+\.py)\n")
+"""A block that begins so is that file of the reader's."""
+TUTORIALS = {"reward": ["stable_baselines3"], "algorithm": [], "simulator": [], "machines": []}
+"""Pages of docs/how-to, and the libraries that they need."""
 LIBRARIES = {"stable_baselines3": ["stable_baselines3"], "torchrl": ["torchrl"], "minari": ["minari", "jax"]}
 pytestmark = [
     pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled"),
@@ -33,6 +39,26 @@ def test_the_page_of_the_algorithms_runs():
         exec(compile(code, "algorithms.md", "exec"), scope)
     assert scope["metrics"]["rollouts"] == 4
     assert scope["trainer"].iterate()["groups_started"] == 2  # the first taught nothing and was replaced
+
+
+@pytest.mark.parametrize("page", TUTORIALS)
+def test_a_tutorial_runs(page, tmp_path, monkeypatch):
+    for library in TUTORIALS[page]:
+        pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("prophet_gym.sims.simulator._REGISTERED", {**simulator._REGISTERED})
+    before, scope = set(sys.modules), {"__name__": "page"}
+    found = blocks(f"how-to/{page}.md")
+    assert found
+    for code in found:
+        if file := FILE.match(code):
+            Path(file[1]).write_text(code)
+        else:
+            exec(compile(code, f"{page}.md", "exec"), scope)
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and sys.modules[name].__file__.startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("code", blocks("libraries.md"), ids=range(len(blocks("libraries.md"))))

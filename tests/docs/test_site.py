@@ -145,7 +145,8 @@ def test_a_file_of_the_site_is_searched_and_read_on_a_phone(site, tmp_path):
 def test_every_page_has_a_place_in_the_navigation():
     config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
-    examples = [f"source/{path.relative_to(ROOT)}.md" for path in (ROOT / "examples").glob("*.py")]
+    found = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*/*.ipynb")]
+    examples = [f"source/{path.relative_to(ROOT)}.md" for path in found]
     assert [page for page in pages + examples if not page.startswith("website/") and f" {page}\n" not in config] == []
 
 

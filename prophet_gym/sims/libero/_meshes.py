@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.cache import cache_dir, keeping
