@@ -1,6 +1,5 @@
 """`prophet inspect`: what a data set has, what it lacks, and what would be trained on it."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,14 +53,13 @@ class Args(Arguments):
     `prophet pretrain` names them: `rlds:FOLDER`, `agibot:FOLDER`, `droid:FOLDER`, `bridge:FOLDER`, `libero:FILE`."""
     max_episodes: Count | None = None
     """Read the actions of so many episodes alone, the first; all by default, which takes long for large sets."""
-    json: bool = False
-    """Print JSON in place of a page of text."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     """Print what there is to say."""
     found = inspected(args.path, args.max_episodes)
-    print(json.dumps(found, indent=2) if args.json else page(found))
+    print(page(found))
+    return found
 
 
 def inspected(path: str, most: int | None = None) -> dict[str, Any]:
