@@ -1,6 +1,6 @@
 """Install the wheel into an empty environment, and measure a user's first commands there (`make test-wheel`).
 
-    python -m benchmarks.release.wheel --json benchmarks/results/wheel.json
+    python -m benchmarks.release.wheel --json benchmarks/results/release/wheel.json
 
 The archives are built of the last commit. What is installed is the wheel and the locked releases of what it needs,
 nothing else; the commands run in an empty folder, with an empty home, and see nothing of this checkout. A wheel that is

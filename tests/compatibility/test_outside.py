@@ -35,8 +35,8 @@ def broken_promise(version: str, digests: dict[str, str]) -> str | None:
     if digests.get(name) != FROZEN[minor]:
         return (
             f"tests/compatibility/{name} is what users of {minor} have written, and it was changed: put it back and "
-            "let the package run it. Where it cannot, the change is a new minor version: raise it in pyproject.toml and "
-            "CITATION.cff, say in CHANGELOG.md what replaces what, and add a program for it beside this one"
+            "let the package run it. Where it cannot, the change begins a new minor version: raise it in "
+            "pyproject.toml and CITATION.cff, say in CHANGELOG.md what replaces what, and add a program for it here"
         )
     return None
 
