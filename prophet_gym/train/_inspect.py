@@ -11,6 +11,7 @@ import tyro
 from jaxtyping import Float
 
 from prophet_gym._arguments import Arguments, Count
+from prophet_gym._io.progress import progress
 from prophet_gym.data._episode import Episode, EpisodeSource, SeveralCameras
 from prophet_gym.data._lerobot import LeRobotSource, camera_features
 from prophet_gym.data._mixture import kind_named, read_mixture_entry
@@ -97,7 +98,7 @@ def _of_lerobot(source: StackedSource) -> dict[str, Any]:
 
 def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any], most: int | None = None) -> dict[str, Any]:
     whole = [index for index in range(len(source)) if source.steps(index)]
-    episodes = [source.episode(index) for index in whole[:most]]
+    episodes = [source.episode(index) for index in progress(whole[:most], "read", unit="episode", passing=True)]
     if not episodes:
         raise ValueError("the data set must have an episode with an action and the frames around it, and has none")
     first, lengths = episodes[0], [len(episode) for episode in episodes]
