@@ -39,6 +39,14 @@ class Args(WeightsOptions, DreamOptions):
     tiny: bool = False
     """Evaluate the bundled policy in one episode of the bundled world model, to see that both run here."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tiny == bool(self.policy):
+            raise ValueError(
+                "give --policy (`small`, `small-k4`, a folder, `package.module:function` ...), or --tiny, which brings "
+                f"one, got {'both' if self.tiny else 'neither'}"
+            )
+
 
 def main(args: Args) -> dict[str, Any]:
     """Run the command."""
@@ -48,11 +56,8 @@ def main(args: Args) -> dict[str, Any]:
     from prophrl_algos.flow import FlowSchedule
     from prophrl_algos.vla._load import BUNDLED
 
-    if args.tiny == bool(args.policy):
-        raise ValueError("give --policy, or --tiny, which brings a policy of its own, not both")
     if args.tiny:
-        args = replace(args, policy="small-k4", policy_weights=Path(next(iter(BUNDLED))), episodes=1)
-
+        args = replace(args, tiny=False, policy="small-k4", policy_weights=Path(next(iter(BUNDLED))), episodes=1)
     asked = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(asked))
     device = resolved_device(args.device)

@@ -170,5 +170,5 @@ def test_the_smallest_evaluation_proves_an_installation(tmp_path):
 def test_an_evaluation_needs_one_policy(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         prophrl(["evaluate", *words])
-    assert stopped.value.code == 1
-    assert "give --policy, or --tiny" in capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "or --tiny, which brings one" in capsys.readouterr().err
