@@ -70,6 +70,8 @@ def version_problems(root: Path) -> Iterator[str]:
     cited = re.search(r"^version: (\S+)$", (root / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
     if cited is None or cited[1] != version:
         yield f"CITATION.cff must say version: {version}, as pyproject.toml, and says {cited and cited[1]}"
+    if f"version = {{{version}}}" not in (root / "README.md").read_text(encoding="utf-8"):
+        yield f"README.md must cite version = {{{version}}}, as pyproject.toml has it"
     if first.version not in (version, UNRELEASED):
         yield f"CHANGELOG.md must begin with `## {version} - DATE` or `## {UNRELEASED}`, and with {first.version}"
     if older and Version(older[0].version) >= Version(version):

@@ -12,7 +12,7 @@ from packaging.metadata import Metadata
 
 ROOT = Path(__file__).parents[2]
 MEGABYTES = 95
-"""Most that a wheel may have: a package index takes 100 MB by default."""
+"""Most that an archive may have: a package index takes 100 MB by default."""
 PACKAGES = ("prophet_gym", "prophrl_algos")
 NEVER = {"tests", "outputs", "runs", "recordings", "__pycache__", ".venv"}
 """Folders of which nothing belongs into a wheel."""
@@ -103,6 +103,8 @@ def metadata_problems(wheel: Path, info: str) -> Iterator[str]:
 
 def sdist_problems(sdist: Path) -> Iterator[str]:
     """Yield what is missing in a sdist: the commit's files that it is built, tested and cited with."""
+    if (size := sdist.stat().st_size / 1e6) > MEGABYTES:
+        yield f"{sdist.name} must have at most {MEGABYTES} MB, has {size:.1f}: exclude what nobody builds or tests with"
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     yield from (f"{sdist.name} must have {name}, and has no such file" for name in SOURCES if name not in names)

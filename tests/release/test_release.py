@@ -21,6 +21,7 @@ FILES = {
     "pyproject.toml": PYPROJECT,
     "CHANGELOG.md": CHANGELOG,
     "CITATION.cff": "cff-version: 1.2.0\nversion: 0.2.0\n",
+    "README.md": "version = {0.2.0}",
     "requirements/core.txt": "numpy==2.0.0 \\\n    --hash=sha256:00\n",
     "requirements/test.txt": "",
     "requirements/torch.txt": "torch==2.13.0\n",
@@ -62,6 +63,7 @@ def test_a_repository_in_order_is_tagged_with_its_notes(root):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
+        ("README.md", "0.2.0", "0.1.0", "README.md must cite version = {0.2.0}"),
         ("CITATION.cff", "0.2.0", "0.1.0", "CITATION.cff must say version: 0.2.0, as pyproject.toml, and says 0.1.0"),
         (
             "CHANGELOG.md",
