@@ -19,11 +19,15 @@ def wheel() -> str:
     found = load("release/wheel.json")
     if found is None:
         return "Not measured yet: `make test-wheel`."
-    rows = [[f"`{each['command']}`", f"{each['seconds']:.1f}"] for each in found["commands"]]
+    rows = [
+        [f"`{each['command']}`", *(f"{each[kind]:.1f}" for kind in ("seconds", "cpu_seconds"))]
+        for each in found["commands"]
+    ]
     size = found["megabytes"]
     return "\n\n".join([
-        markdown_table(["command", "seconds"], rows),
-        f"In an empty folder with an empty home, on {where(found['machine'])}, beside other work; the wheel has "
+        markdown_table(["command", "seconds", "processor's seconds"], rows),
+        "`first_dream.py` is the README's first program. In an empty folder with an empty home, on "
+        f"{where(found['machine'])}, beside other work, so the processor's seconds count; the wheel has "
         f"{size['wheel']} MB, the sdist {size['sdist']} MB. `python -m benchmarks.release.wheel --json "
         "benchmarks/results/release/wheel.json`.",
     ])  # fmt: skip

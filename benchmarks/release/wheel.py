@@ -10,6 +10,7 @@ built of the sdist must have the same files. The first command that fails ends i
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tarfile
@@ -50,7 +51,7 @@ class Steps:
 
     def run(self, name: str, words: list[str | Path], *, log: bool = True) -> str:
         """Run a command in the folder; return what it prints, SystemExit with the end of that if it fails."""
-        began = time.perf_counter()
+        began, before = time.perf_counter(), _processor()
         done = subprocess.run(
             words, cwd=self.folder, env=self.env, check=False, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -60,8 +61,15 @@ class Steps:
             raise SystemExit(f"{name} ended with {done.returncode} after {seconds} s:\n{done.stdout[-4000:]}")
         if log:
             print(f"{seconds:6.1f} s  {name}", flush=True)
-            self.done.append({"command": name, "seconds": seconds})
+            cpu = round(_processor() - before, 1)
+            self.done.append({"command": name, "seconds": seconds, "cpu_seconds": cpu})
         return done.stdout
+
+
+def _processor() -> float:
+    """Return the seconds of the processor that the commands took so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def first_block() -> str:
@@ -115,7 +123,7 @@ def main(args: Args) -> None:
         if not where.startswith(str(folder / "venv")):
             raise SystemExit(f"the package must come from the wheel, and comes from {where}")
         (steps.folder / "first_dream.py").write_text(first_block(), encoding="utf-8")
-        steps.run("the README's first program", ["python", "first_dream.py"])
+        steps.run("python first_dream.py", ["python", "first_dream.py"])
         steps.run("prophet demo", ["prophet", "demo"])
         steps.run("prophrl evaluate --tiny", ["prophrl", "evaluate", "--tiny"])
         made = [str(path.relative_to(steps.folder)) for path in steps.folder.rglob("*") if path.is_file()]
