@@ -1,6 +1,8 @@
 # make demo     dream a LIBERO scene: outputs/demo.mp4, outputs/demo.png
 # make test     install everything and run the tests
 # make test-vla the tests that need lerobot or timm, on the releases that they run on, in .venv-vla
+# make test-wheel   the wheel, installed into an empty environment, runs a user's first commands, and the sdist builds it
+# make release  say whether a release can be made, and print its notes; changes nothing
 # make test-latest   the tests on the newest releases that pyproject.toml allows, in .venv-latest: lists what broke
 # make fuzz     the fuzz tests with ten thousand cases (make test runs a few of each)
 # make chaos    kill Ray workers and the learner at random for minutes (make test does it for seconds)
@@ -38,7 +40,7 @@ TORCH_BUILD = UV_HTTP_RETRIES=0 $(1)/bin/uv pip install -q --python $(1)/bin/pyt
 PACKAGE = $(call PIP,$(1)) --no-deps --no-build-isolation -e .
 PYTEST = OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
-.PHONY: install demo test test-vla test-latest fuzz chaos docs lint lock train reinforce reinforce-cpu reinforce-full figures clean
+.PHONY: install demo test test-wheel test-vla test-latest fuzz chaos docs lint release lock train reinforce reinforce-cpu reinforce-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -72,6 +74,12 @@ fuzz: $(FULL)
 
 chaos: $(FULL)
 	$(BIN)/python -m benchmarks.workers.chaos
+
+test-wheel: $(CORE)
+	$(BIN)/python -m benchmarks.release.wheel --python $(PYTHON)
+
+release: $(FULL)
+	$(BIN)/python -m benchmarks.release
 
 # lerobot comes without what it asks for. openpi's files of transformers must come after those that they replace. Where
 # lerobot looks for torchvision stands tests/stand_ins.

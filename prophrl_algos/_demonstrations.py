@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from prophet_gym._checks import unknown_option
+from prophet_gym._io.progress import progress
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 from prophrl_algos.flow import FlowPolicy, Obs, cat_obs, device_of, select_obs
 
@@ -82,7 +82,7 @@ def read_demonstrations(
             "`prophet collect`"
         )
     obs = []
-    for episode in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
+    for episode in progress(chosen, "decode", unit="episode"):
         shown: dict[str, np.ndarray] = {CAMERAS[name]: episode.frames(camera=name)[:-1] for name in cameras}
         if len(cameras) > 1 and episode.sim.robot_state is not None:
             shown["state"] = episode.sim.robot_state[:-1]

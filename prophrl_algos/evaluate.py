@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from prophet_gym._io.progress import progress
 from prophet_gym.estimates import wilson
 from prophrl_algos.flow import FlowPolicy, FlowSchedule
-from prophrl_algos.rollout._collect import EpisodeResult, act, progress_bar
+from prophrl_algos.rollout._collect import EpisodeResult, act
 from prophrl_algos.rollout._groups import random_number, require_autoreset_disabled, require_chunk
 
 _START_KEYS = ("suite", "task", "start", "split", "instruction")
@@ -102,7 +103,7 @@ def evaluate(
         for _, reset in waves:
             check(reset["options"])
     found: list[EpisodeResult] = []
-    with progress_bar("evaluation", len(chosen), "episode") as bar:
+    with progress(None, "evaluation", total=len(chosen), unit="episode", passing=True) as bar:
         for numbers, reset in waves:
             rows = np.arange(len(numbers))
             observation, info = env.reset(**reset)

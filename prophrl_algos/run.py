@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prophet_gym._io.processes._sharding import whole
+from prophet_gym._io.progress import progress
 from prophrl_algos._checkpoint import load_run, newest, save_checkpoint, save_run
 from prophrl_algos._loggers import Logger
-from prophrl_algos.rollout._collect import progress_bar
 from prophrl_algos.trainer import Metrics, Trainer
 
 BEST = "best.pt"
@@ -48,7 +48,7 @@ def run(
     started()
     updates, main = trainer.config.updates, trainer.learner.main
     trainer.learner.require_alike("updates", {"done": trainer.done}, f"{folder} must be on a disk that all nodes share")
-    bar = progress_bar("train", updates, "update", done=trainer.done, stays=True)
+    bar = progress(None, "train", total=updates, unit="update", done=trainer.done)
     try:
         while trainer.done < updates:
             with trainer.learner.watched(f"in or after update {trainer.done}"):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from prophet_gym._checks import require_count, require_number
 from prophet_gym._io.processor import Precision, autocast, reuse_memory
+from prophet_gym._io.progress import progress
 from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos._loggers import Logger
 from prophrl_algos.flow import FlowPolicy, Obs
@@ -94,7 +94,7 @@ def sft(
     first, losses = _resume(path, parts, config)
     started()
     policy.train()
-    for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", mininterval=5):
+    for step in progress(range(first, config.steps), "sft", done=first, total=config.steps, unit="step"):
         # A generator per step, so that a resumed run draws what the whole one would have drawn.
         generator = torch.Generator().manual_seed(random_number(config.seed, 20, step))
         obs, actions = draw(config.batch_size, generator)

@@ -54,7 +54,7 @@ def main() -> None:
     of = ["--data", data, "--world-model", str(model)]
     stages = ("autoencoder", "decoder", "latents", "transformer", "checkpoint")
     runs = [
-        measured(["inspect", data, "--json"]),
+        measured(["inspect", data, "--json", "-"]),
         *({**measured([*train, "--stage", stage]), "stage": stage} for stage in stages),
         measured(["train-reward", *of, "--out", str(model / "success_head"), "--held-out", "0.3"]),
         measured(["evaluate", *of, "--horizons", "8", "64", "--card", "--device", "cpu"]),

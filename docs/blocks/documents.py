@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
+from benchmarks.release import figures as release
 from docs.blocks import dream, identity, learning, looks, policies, ranking, results, reward_models, robot, scale, speed
 from docs.blocks.common import ROOT
 from experiments.ceiling import figures as ceiling
@@ -26,6 +27,7 @@ DOCUMENTS = (
     ROOT / "docs" / "evaluation.md",
     ROOT / "docs" / "how-to" / "robot.md",
     ROOT / "docs" / "how-to" / "scale.md",
+    ROOT / "docs" / "how-to" / "support.md",
     ROOT / "docs" / "speed.md",
     ROOT / "docs" / "training.md",
     ROOT / "docs" / "algorithms.md",
@@ -88,6 +90,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **ceiling.BLOCKS,
     **reach.BLOCKS,
     **reinforce.BLOCKS,
+    **release.BLOCKS,
     "evaluation": lambda: dream.evaluation(
         "dream/evaluation.json", "prophet evaluate --json benchmarks/results/dream/evaluation.json"
     ),

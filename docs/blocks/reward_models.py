@@ -31,7 +31,7 @@ def calibrate_command(card: Mapping[str, Any] | None) -> str:
     """Return the command that made the bundled card."""
     out = "prophet_gym/checkpoints/libero_small/calibration.json"
     episodes = "" if card is None else f"--episodes {card['real']['episodes']['count']} "
-    return f"prophet calibrate {episodes}--out {out}"
+    return f"prophet calibrate {episodes}--json {out}"
 
 
 def by_actor(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -53,7 +53,7 @@ def by_actor(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def dreams_for_the_reward_model() -> str:
     """Return what it adds to train the reward model on dreams too."""
     card, path = load("dream/calibration_dreams.json"), CHECKPOINT / CARD_NAME
-    command = "prophet calibrate --reward OUT2 --out benchmarks/results/dream/calibration_dreams.json"
+    command = "prophet calibrate --reward OUT2 --json benchmarks/results/dream/calibration_dreams.json"
     if card is None or not path.is_file():
         return f"Not measured yet: `{command}`."
     both = {"recorded episodes": json.loads(path.read_text()), "these and dreams of them": card}

@@ -28,12 +28,13 @@ from experiments.ceiling.causes import CAUSES, Cause, Facts, cause_of
 from experiments.ceiling.protocol import SIZE
 from experiments.ceiling.run import CLONE, plain
 from experiments.reinforce_in_dream.files import Place, add_line, read_lines, read_policy, spaces
+from prophet_gym._io.progress import progress
 from prophet_gym.estimates import wilson
 from prophet_gym.evaluation._report import machine, write_json
 from prophet_gym.sims.libero._experts import grasp_of
 from prophrl_algos.evaluate import noise_seed
 from prophrl_algos.flow import FlowPolicy, FlowSchedule
-from prophrl_algos.rollout._collect import act, progress_bar
+from prophrl_algos.rollout._collect import act
 
 CHUNKS, FRAMES, SCALE = 30, 8, 2
 """Chunks of an episode, as in evaluation; frames of a sheet, and how often larger they are shown."""
@@ -145,7 +146,14 @@ def film_failures(args: Args, weights: Path, sims: Mapping[int, Any]) -> list[di
     lines = read_lines(folder / "episodes.jsonl")
     policy = read_policy(Place(SIZE, (), args.out, folder), weights)
     known = {(line["task"], line["start"], line["repeat"]) for line in lines}
-    with progress_bar("failures", args.failures, "failure", done=sum(not line["success"] for line in lines)) as bar:
+    with progress(
+        None,
+        "failures",
+        total=args.failures,
+        unit="failure",
+        done=sum(not line["success"] for line in lines),
+        passing=True,
+    ) as bar:
         for task, start, repeat in order(tuple(sims), args.repeats):
             if sum(not line["success"] for line in lines) >= args.failures:
                 break

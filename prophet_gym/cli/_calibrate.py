@@ -1,10 +1,9 @@
 """`prophet calibrate`: compare a reward model with the truth, on recorded episodes and on dreams of their actions."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from prophet_gym._arguments import OutFile, resolved_device
+from prophet_gym._arguments import resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
 
 
@@ -21,17 +20,14 @@ class Args(BatchOptions, HeldOutOptions):
     """Name of a reward model, as `gym.make(..., reward=)` takes it."""
     dream: bool = True
     """Also score dreams; `--no-dream` scores recorded episodes only."""
-    out: OutFile = Path("calibration.json")
-    """File for the results."""
 
 
-def main(args: Args) -> None:
-    from tqdm.auto import tqdm
-
+def main(args: Args) -> dict[str, Any]:
+    from prophet_gym._io.progress import progress
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
     from prophet_gym.evaluation._dreams import dreamt_frames, labelled
-    from prophet_gym.evaluation._report import machine, table, write_json
+    from prophet_gym.evaluation._report import machine, table
 
     if args.reward == "None":
         raise ValueError("calibration needs a reward model to compare with the truth, got --reward None")
@@ -52,11 +48,10 @@ def main(args: Args) -> None:
         dreams = dreamt_frames(world_model, episodes, args.batch_size, args.seed)
         sources["dream"] = (labelled(episodes[number], frames) for number, frames in dreams)
     for name, videos in sources.items():
-        shown = iter(tqdm(videos, f"score: {SOURCES[name]}", len(episodes), unit="episode"))
+        shown = iter(progress(videos, f"score: {SOURCES[name]}", total=len(episodes), unit="episode"))
         card[name] = calibrate(score_videos(reward_model, shown, world_model.chunk))
     print(table(["", "scored", *RATES.values()], summary(card)))
     for name in sources:
         for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
             print(f"\n{table([f'{SOURCES[name]}: {label}', 'count', *RATES.values()], grouped(card, name, group))}")
-    write_json(args.out, card)
-    print(f"wrote {args.out}")
+    return card

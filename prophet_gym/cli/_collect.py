@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prophet_gym._arguments import Arguments, Cameras, Items, OutFolder, Seed, Tasks, Workers
 from prophet_gym._registration import SUITES
@@ -36,10 +36,11 @@ class Args(Arguments):
     """Number of processes, each on one thread."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
 
+    written = []
     for suite, folder in folders_of(args).items():
         simulator = simulator_of(suite)
         plan = Plan(
@@ -52,7 +53,9 @@ def main(args: Args) -> None:
             mode=args.mode,
             cameras=args.cameras,
         )
-        collect(plan, folder, workers=args.workers)
+        new = collect(plan, folder, workers=args.workers)
+        written.append({"suite": suite, "folder": folder, "episodes": args.episodes, "new": new})
+    return {"recordings": written}
 
 
 def folders_of(args: Args) -> dict[str, Path]:

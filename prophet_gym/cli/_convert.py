@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -36,7 +36,7 @@ class Args(Arguments):
     """Leave out the cross-attention to text, a fifth of the weights; its output is zero while text is off."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     from prophet_gym._io.hub import fetch, parse_hub_name, resolve
     from prophet_gym.prophet.convert import Conversion, convert_file
 
@@ -59,3 +59,9 @@ def main(args: Args) -> None:
     print(
         f"{args.target}: a Prophet of {config.embodiment}, chunks of {config.chunk} actions and {height}x{width} frames"
     )
+    return {
+        "checkpoint": args.target,
+        "embodiment": config.embodiment,
+        "chunk": config.chunk,
+        "frame_size": config.frame_size,
+    }

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from prophet_gym._arguments import Count, Items, OutFile, OutFolder, Tasks, Whole, Writable, resolved_device
+from prophet_gym._arguments import Count, Items, OutFolder, Tasks, Whole, Writable, resolved_device
 from prophet_gym.cli._options import DreamOptions
 
 LIBERO, DREAM, OTHER = "LIBERO", "dream, same actions", "dream, other actions"
@@ -39,8 +39,6 @@ class Args(DreamOptions):
     """Factor by which the video's frames are enlarged."""
     animation: Annotated[Path, Writable(endings=(".gif", ".webp"))] | None = None
     """Also write a small endless animation of the first episode to this .gif or .webp file."""
-    json: OutFile | None = None
-    """Also write the results to this file."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +54,22 @@ class Scene:
         return len(self.videos[LIBERO]) - 1
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     import imageio.v3 as iio
-    from tqdm.auto import tqdm
 
     from prophet_gym._io.panels import contact_sheet, stack, write_animation, write_mp4
+    from prophet_gym._io.progress import progress
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.evaluation._report import machine, table, write_json
+    from prophet_gym.evaluation._report import machine, table
 
     world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))
     episodes = demo_episodes(args)
     scenes = [
         dream_scene(world_model, episode, other_actions, args.steps, args.seed)
-        for episode, other_actions in tqdm(episodes, desc="dream", unit="episode")
+        for episode, other_actions in progress(episodes, "dream", unit="episode")
     ]
     fps = int(episodes[0][0].fps)
-    video = (image for scene in tqdm(scenes, desc="draw", unit="episode") for image in scene_images(scene, args.scale))
+    video = (image for scene in progress(scenes, "draw", unit="episode") for image in scene_images(scene, args.scale))
     write_mp4(args.out / "demo.mp4", video, fps)
     moments = [np.linspace(0, scene.steps, MOMENTS).round().astype(int).tolist() for scene in scenes]
     sheets = [contact_sheet(scene.videos, at, scene.instruction) for scene, at in zip(scenes, moments, strict=True)]
@@ -87,7 +85,7 @@ def main(args: Args) -> None:
         f"(the camera's rate is {fps})\nwrote {args.out / 'demo.mp4'} and {args.out / 'demo.png'}"
     )
     speed = {"rows": 2, "frames_per_second": round(frames / seconds, 1)}
-    write_json(args.json, {"checkpoint": args.world_model, "metrics": found, "speed": speed, "machine": machine()})
+    return {"checkpoint": args.world_model, "metrics": found, "speed": speed, "machine": machine()}
 
 
 def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from prophet_gym._arguments import Count, OutFile, Several, resolved_device
+from prophet_gym._arguments import Count, Several, resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
 from prophet_gym.specs import FIRST_CAMERA, Camera
 
@@ -32,17 +32,15 @@ class Args(BatchOptions, HeldOutOptions):
     save_state_errors: bool = False
     """Write how far the dreamt robot's state is off, by the dream's age, into the checkpoint, which then states it
     beside the state (`info["state_error"]`); frames are not scored. Choose episodes that no result is reported on."""
-    json: OutFile | None = None
-    """Also write the results to this file."""
     card: bool = False
     """Also put the results into the checkpoint: `evaluation.json`, and a table in its `README.md`."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
     from prophet_gym.evaluation._open_loop import require_dreams
-    from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json
+    from prophet_gym.evaluation._report import evaluation_tables, machine, summarise
     from prophet_gym.evaluation._state import state_table
 
     checkpoint, device = Checkpoint.named(args.world_model), resolved_device(args.device)
@@ -53,7 +51,7 @@ def main(args: Args) -> None:
     episodes, recorded = args.read(checkpoint, args.look)
     state = _state(args, checkpoint, world_model, episodes)
     if args.save_state_errors:
-        return
+        return {"checkpoint": args.world_model, **state}
     # An object reader knows the scene that it was trained in, which is the checkpoint's.
     object_reader = checkpoint.object_reader() if checkpoint.config.get("suite") == recorded["suite"] else None
     began = time.perf_counter()
@@ -92,9 +90,9 @@ def main(args: Args) -> None:
     print(evaluation_tables(report["horizons"]))
     if state:
         print(f"\n{state_table(state)}")
-    write_json(args.json, report)
     if args.card:
         _write_card(checkpoint.folder, report)
+    return report
 
 
 def _tasks(episodes: Sequence[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prophet_gym._arguments import Arguments, OutFolder
 
@@ -18,8 +19,9 @@ class Args(Arguments):
     """Episodes to leave out, for example `task_03/episode_00007`."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     from prophet_gym.data._lerobot_export import export_recording
 
     count = export_recording(args.data, args.out, without=args.without)
     print(f"{args.out}: {count} episodes")
+    return {"folder": args.out, "episodes": count}

@@ -1,6 +1,7 @@
 """`prophet merge`: write a checkpoint with its adapters merged in."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from prophet_gym._arguments import Arguments, OutFolder
 
@@ -19,7 +20,7 @@ class Args(Arguments):
     """Store the weights as float16; `--no-half` stores float32."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     from prophet_gym.errors import CheckpointError
     from prophet_gym.prophet import Prophet
 
@@ -27,3 +28,4 @@ def main(args: Args) -> None:
         raise CheckpointError(f"{args.out} holds something already; give a new or empty folder")
     Prophet.from_pretrained(args.base, lora=args.lora).save_pretrained(args.out, half=args.half)
     print(f"wrote {args.out}; `Prophet.from_pretrained` and `weights=` read it")
+    return {"checkpoint": args.out}

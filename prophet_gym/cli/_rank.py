@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from prophet_gym._arguments import CountOrNone, Items, OutFile, OutFolder, Several, Tasks, resolved_device
+from prophet_gym._arguments import CountOrNone, Items, OutFolder, Several, Tasks, resolved_device
 from prophet_gym.cli._options import DreamOptions
 
 EPISODES, RANKING, PLOT = "episodes.jsonl", "ranking.json", "ranking.png"
@@ -50,11 +50,9 @@ class Args(DreamOptions):
     control: CountOrNone = 20
     """Number of episodes that are also dreamt with their actions shuffled between them, in whole batches: a negative
     control, which must not rank the policies."""
-    json: OutFile | None = None
-    """Also write the results to this file."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     import numpy as np
 
     from prophet_gym._io.atomic import atomic_write
@@ -77,7 +75,7 @@ def main(args: Args) -> None:
     cells = [(tasks[number % len(tasks)], number // len(tasks)) for number in range(args.episodes)]
     with run_lock(args.out):
         log = args.out / EPISODES
-        free = ("policies", "episodes", "out", "json", "control", "device")
+        free = ("policies", "episodes", "out", "control", "device")
         begin_run(args.out, asdict(args), begun=log.is_file(), free=free)
         lines = read_json_lines(log) if log.is_file() else ()
         done = {(line["first"], line["policy"], line["world"]): line for line in lines}
@@ -100,10 +98,10 @@ def main(args: Args) -> None:
     found = rank(*kinds, args.policies, [task for task, _ in cells], control=tables.get("control"))
     names = ("world_model", "suite", "episodes", "max_chunks", "reward", "look", "seed")
     about = {name: getattr(args, name) for name in names} | {"tasks": list(tasks), "machine": machine()}
-    for path in (args.out / RANKING, args.json):
-        write_json(path, about | found)
+    write_json(args.out / RANKING, about | found)
     plot(found, args.out / PLOT)
     print(summary(found))
+    return about | found
 
 
 def _run(
@@ -116,8 +114,7 @@ def _run(
     """Yield a line of the log for each batch of episodes: what succeeded, and the seconds it took."""
     import time
 
-    from tqdm.auto import tqdm
-
+    from prophet_gym._io.progress import progress
     from prophet_gym.evaluation import make_acting_policy, play
     from prophet_gym.factory import make_vector_env
     from prophet_gym.sims.env import SimulatorVectorEnv
@@ -132,7 +129,7 @@ def _run(
         how |= {"device": resolved_device(args.device), "engine": args.engine}
         dream = stack.enter_context(closing(make_vector_env(num_envs, **how, **shared)))
         policies = {name: make_acting_policy(name, dream, checkpoint, args.look) for name in {each[1] for each in left}}
-        bar = stack.enter_context(tqdm(total=total, initial=total - len(left), desc="rank", unit="batch"))
+        bar = stack.enter_context(progress(None, "rank", total=total, done=total - len(left), unit="batch"))
         for first, name, world in left:
             bar.set_postfix_str(f"{name} in the {world}")
             env, began = simulator if world == "simulator" else dream, time.perf_counter()

@@ -5,6 +5,7 @@ The paper trains a second reward model on such videos, so that it knows what dre
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prophet_gym._arguments import Items, OutFolder, resolved_device
 from prophet_gym.cli._options import BatchOptions
@@ -24,9 +25,8 @@ class Args(BatchOptions):
     """Episodes to leave out, for example `task_03/episode_00007`."""
 
 
-def main(args: Args) -> None:
-    from tqdm.auto import tqdm
-
+def main(args: Args) -> dict[str, Any]:
+    from prophet_gym._io.progress import progress
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data._recording import begin_recording, list_episodes, read_episode, read_meta, write_episode
     from prophet_gym.evaluation._dreams import dreamt_frames
@@ -47,8 +47,9 @@ def main(args: Args) -> None:
                 f"{path} has {len(episode)} actions, fewer than the {world_model.chunk} of one chunk of "
                 f"{args.world_model}; leave it out: --without {path.parent.name}/{path.stem}"
             )
-    with tqdm(total=len(missing), desc="redream", unit="episode") as bar:
+    with progress(None, "redream", total=len(missing), unit="episode") as bar:
         for number, frames in dreamt_frames(world_model, episodes, args.batch_size, args.seed):
             write_episode(missing[number][1], episodes[number].cut(len(frames) - 1), frames)
             bar.update()
     print(f"wrote {len(missing)} episodes to {args.out}, {len(targets) - len(missing)} were there")
+    return {"folder": args.out, "episodes": len(targets), "new": len(missing)}

@@ -1,14 +1,19 @@
 """How a command of `prophet` and `prophrl` runs: what the caller can put right is a few lines, never a traceback."""
 
+import json
+import logging
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import requires, version
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 from prophet_gym.errors import ProphetError
 from prophet_gym.sims.libero._install import INSTALL
@@ -23,14 +28,23 @@ MENDABLE = (ProphetError, ValueError, OSError, FloatingPointError, MemoryError)
 class Command:
     """Describe a subcommand: a module with its `Args` and `main(args)`, and one line on what it does.
 
-    `resumes` says that the same command continues a run that was stopped, `processes` that the processes of one
-    torchrun or `accelerate launch` may run it together.
+    `main` prints for people and returns its results for programs, which `--json` writes. `resumes` says that the same
+    command continues a run that was stopped, `processes` that the processes of one torchrun or `accelerate launch` may
+    run it together, `endless` that it runs until Ctrl-C and has no results: what it prints is how to reach it.
     """
 
     module: str
     summary: str
     resumes: bool = False
     processes: bool = False
+    endless: bool = False
+
+
+STDOUT = Path("-")
+"""Place of results that are printed, in place of what is written for people."""
+_QUIET = "Show no progress, and print nothing but errors and warnings."
+_QUIET_ENDLESS = "Show no progress; how it is reached is printed in any case."
+_JSON = "Also write the results to this file, as JSON; `-` prints them in place of what is printed for people."
 
 
 def main(
@@ -72,17 +86,7 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
     for Ctrl-C; each says so in a few lines. `title` is program and command, for example `prophet demo`.
     """
     try:
-        import tyro
-
-        module = import_module(command.module)
-        args: Any = tyro.cli(module.Args, prog=title, args=words)
-        world = os.environ.get("WORLD_SIZE", "1")
-        if world != "1" and not command.processes:
-            raise ValueError(
-                f"it runs in one process, but WORLD_SIZE={world} says that several were started (torchrun, accelerate "
-                "launch): each would do the same and write the same files. Start it alone, or unset WORLD_SIZE"
-            )
-        module.main(args)
+        _perform(title, command, words)
     except KeyboardInterrupt:
         lost = "give the same command again to continue it" if command.resumes else "what was not written yet is lost"
         # What a shell reports of a program that signal 2 ended: 128 + 2.
@@ -108,6 +112,79 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
             raise
         _leave(title, f"the device's memory is full; ask for smaller batches ({said(error)})", 1, error)
+
+
+def _perform(title: str, command: Command, words: Sequence[str]) -> None:
+    module = import_module(command.module)
+    args, silent, target = _read(title, module.Args, command, words)
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1" and not command.processes:
+        raise ValueError(
+            f"it runs in one process, but WORLD_SIZE={world} says that several were started (torchrun, accelerate "
+            "launch): each would do the same and write the same files. Start it alone, or unset WORLD_SIZE"
+        )
+    with _output(silent=silent, hidden=(silent or target == STDOUT) and not command.endless):
+        results = module.main(args)
+    if target is not None and results is not None:  # of several processes the main one has them
+        _write(target, results)
+
+
+def _read(title: str, usual: Any, command: Command, words: Sequence[str]) -> tuple[Any, bool, Path | None]:
+    """Return a command's arguments, and what every command takes: whether to be silent, and where results go."""
+    import tyro
+
+    from prophet_gym._arguments import OutFile
+
+    silent = Annotated[
+        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=_QUIET_ENDLESS if command.endless else _QUIET)
+    ]
+    options: list[Any] = [("quiet", silent, field(default=False, kw_only=True))]
+    if not command.endless:
+        place = Annotated[OutFile | None, tyro.conf.arg(help=_JSON)]
+        options.append(("json", place, field(default=None, kw_only=True)))
+    made = make_dataclass("Args", options, bases=(usual,), frozen=True)
+    made.__doc__ = usual.__doc__
+    given: Any = tyro.cli(made, prog=title, args=words)
+    # What a run's folder keeps are the arguments alone: a run resumes whoever watches it.
+    args = usual(**{each.name: getattr(given, each.name) for each in fields(usual)})
+    return args, given.quiet, getattr(given, "json", None)
+
+
+@contextmanager
+def _output(*, silent: bool, hidden: bool) -> Iterator[None]:
+    """Show no progress where it is `silent`, and nothing that is printed for people where that is `hidden`."""
+    with ExitStack() as stack:
+        if silent:
+            from prophet_gym._io.progress import quiet
+
+            stack.enter_context(quiet())
+            stack.callback(logging.disable, logging.root.manager.disable)
+            logging.disable(logging.INFO)
+        if hidden:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        yield
+
+
+def _write(target: Path, results: Mapping[str, Any]) -> None:
+    """Write results as JSON to a file, or print them."""
+    from prophet_gym._io.atomic import atomic_write
+
+    text = json.dumps(_plain(results), indent=2, allow_nan=False) + "\n"
+    if target == STDOUT:
+        sys.stdout.write(text)
+    else:
+        atomic_write(target.expanduser(), text)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: no paths and tuples, and None for a number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 def said(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prophet_gym._arguments import Arguments, Cameras, Items, OutFolder, Tasks, Whole
 from prophet_gym._registration import SUITES
@@ -41,12 +41,10 @@ class Args(Arguments):
     """Recordings, or LeRobot data sets as `lerobot:FOLDER`, of what the checkpoint dreams: its cameras, at its size."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     if args.data:
-        _take(args)
-        return
-    from tqdm.auto import tqdm
-
+        return _take(args)
+    from prophet_gym._io.progress import progress
     from prophet_gym.envs._initial_states import write_initial_states
     from prophet_gym.sims._initial_states import render_initial_states
     from prophet_gym.sims.simulator import simulator_of
@@ -57,22 +55,25 @@ def main(args: Args) -> None:
     jobs = [(suite, task) for suite in suites for task in args.tasks or range(simulator_of(suite).tasks)]
     how = {"look": look, "size": size, "cameras": args.cameras}
 
-    def rendered(split: Literal["train", "official"], bar: tqdm) -> Iterator[InitialState]:
+    def rendered(split: Literal["train", "official"], bar: Any) -> Iterator[InitialState]:
         for suite, task in jobs:
             for start in render_initial_states(suite, task, split, args.per_task, **how):
                 bar.update()
                 yield start
 
+    splits = {}
     for split in SPLITS:
         # Perturbed suites have official states alone.
         if any(split not in simulator_of(suite).splits for suite in suites):
             continue
-        with tqdm(total=len(jobs) * args.per_task, desc=f"{args.suite} {split}", unit="start") as bar:
+        with progress(None, f"{args.suite} {split}", total=len(jobs) * args.per_task, unit="start") as bar:
             written = write_initial_states(out / split, rendered(split, bar))
         print(f"{out / split}: {size}x{size} pixels, look {look}, {written / 1e6:.1f} MB")
+        splits[split] = {"folder": out / split, "bytes": written}
+    return {"splits": splits, "size": size, "look": look}
 
 
-def _take(args: Args) -> None:
+def _take(args: Args) -> dict[str, Any]:
     """Write first frames of recorded episodes as the split `train`."""
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data._first_frames import first_frames
@@ -87,6 +88,7 @@ def _take(args: Args) -> None:
     states = first_frames(recorded, tuple(checkpoint.config["frame_size"]), args.per_task)
     write_initial_states(out / "train", states)
     print(f"{out / 'train'}: {len(states)} first frames, {len({state.task for state in states})} tasks")
+    return {"splits": {"train": {"folder": out / "train", "states": len(states)}}}
 
 
 def _own_starts(world_model: str) -> Path:

@@ -15,8 +15,8 @@ COMMANDS = {
     "rank": Command(
         "prophet_gym.cli._rank", "compare how policies rank in the dream and in the simulator", resumes=True
     ),
-    "serve": Command("prophet_gym.serve._command", "serve a world model to other programs and machines"),
-    "play": Command("prophet_gym.serve._play", "drive the arm in a dream from a page in the browser"),
+    "serve": Command("prophet_gym.serve._command", "serve a world model to other programs and machines", endless=True),
+    "play": Command("prophet_gym.serve._play", "drive the arm in a dream from a page in the browser", endless=True),
     "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
     "inspect": Command("prophet_gym.train._inspect", "say what a data set has, lacks and would train"),

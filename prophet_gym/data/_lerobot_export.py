@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, UInt8
 from pyarrow import parquet
-from tqdm.auto import tqdm
 
 from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.progress import progress
 from prophet_gym.data._episode import Episode
 from prophet_gym.data._recording import list_episodes, read_episode
 from prophet_gym.data._video import write_video
@@ -59,7 +59,7 @@ def _write(paths: Sequence[Path], out: Path) -> None:
     rows: dict[str, list[np.ndarray]] = defaultdict(list)
     images: dict[str, list[np.ndarray]] = defaultdict(list)
     begin = 0
-    for number, path in enumerate(tqdm(paths, desc="export", unit="episode")):
+    for number, path in enumerate(progress(paths, "export", unit="episode")):
         episode = read_episode(path)
         cameras = {CAMERA: FIRST_CAMERA} if len(episode.cameras) == 1 else BOTH_CAMERAS
         if number and set(cameras) != set(images):

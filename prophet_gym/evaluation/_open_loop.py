@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from prophet_gym._io.progress import progress as progress_bar
 from prophet_gym.data._episode import Episode
 from prophet_gym.evaluation._dreams import begin_episodes, dream
 from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
@@ -122,7 +122,7 @@ def evaluate_open_loop(
     """
     windows = _checked_windows(world_model, episodes, horizons, spacing, camera)
     scores: dict[int, _Notes] = {h: defaultdict(lambda: [[] for _ in episodes]) for h in sorted(set(horizons))}
-    bar = tqdm(total=sum(w.length for w in windows), desc="evaluate", unit="frame", disable=not progress)
+    bar = progress_bar(None, "evaluate", total=sum(w.length for w in windows), unit="frame", shown=progress)
     # Optical flow and SSIM leave the interpreter to others while they compute, so threads are enough.
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in _batches(windows, rows, _past_frames(world_model)):

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from prophet_gym._io.progress import progress
 from prophet_gym.data._episode import Episode
 from prophet_gym.estimates import RESAMPLES, Estimate, bootstrap
 from prophet_gym.evaluation._dreams import begin_episodes
@@ -60,7 +61,8 @@ def state_errors(
     values, stated = (np.full((len(episodes), chunks, 3), np.nan) for _ in range(2))
     # Dreams of like length are together, the longest first, so that those that go on are the first of a batch.
     order = sorted((number for number, count in enumerate(counts) if count), key=lambda number: -counts[number])
-    for batch in (order[i : i + rows] for i in range(0, len(order), rows)):
+    batches = [order[i : i + rows] for i in range(0, len(order), rows)]
+    for batch in progress(batches, "state", unit="batch", passing=True):
         dreamt = _dreamt(world_model, [episodes[i] for i in batch], [counts[i] for i in batch], seed)
         for n, (error, width) in enumerate(dreamt):
             on = [number for number in batch if counts[number] > n]

@@ -36,7 +36,7 @@ ENDINGS = (
 )  # fmt: skip
 """How the names of published files end; none of these is executed when it is read."""
 CALIBRATION = "calibration.json"
-"""Report that `prophet calibrate --out` writes into a checkpoint's folder, beside that of `prophet evaluate --card`."""
+"""Report of `prophet calibrate --json` in a checkpoint's folder, beside that of `prophet evaluate --card`."""
 
 _BODY = """# {title}
 
@@ -137,7 +137,7 @@ def package(
         with_ = f"--world-model {folder}{_data(checked.checkpoint)}"
         raise CheckpointError(
             f"{folder} has no card, and nothing in it was measured that one could show: run `prophet evaluate {with_} "
-            f"--card` or `prophet calibrate {with_} --out {folder / CALIBRATION}`, or write {card} yourself"
+            f"--card` or `prophet calibrate {with_} --json {folder / CALIBRATION}`, or write {card} yourself"
         )
     else:
         facts = "\n".join(f"| {name} | {fact} |" for name, fact in checked.facts.items() if fact)

@@ -22,6 +22,7 @@ from prophet_gym._io.hub import push_folder, resolve
 from prophet_gym._io.lora import load_lora, merge_lora
 from prophet_gym._io.networks import WEIGHTS_NAME, load_part, stored
 from prophet_gym._io.processor import reuse_memory
+from prophet_gym._io.progress import progress
 from prophet_gym._io.tensor_files import mark_of, require_mark, write_tensors
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._diffusers import ModelMixin
@@ -247,10 +248,15 @@ def save_parts(
 
     Of each part there are the weights, and the network whose config it has.
     """
-    marks = {name: mark_of(state, part.to_json_string()) for name, (state, part) in parts.items()}
-    for name, (state, part) in parts.items():
-        part.save_config(folder / name)
-        write_tensors(state, folder / name / WEIGHTS_NAME, marks[name])
+    marks = {}
+    with progress(None, "save", total=2 * len(parts), unit="pass", passing=True) as bar:  # every weight is read twice
+        for name, (state, part) in parts.items():
+            marks[name] = mark_of(state, part.to_json_string())
+            bar.update()
+        for name, (state, part) in parts.items():
+            part.save_config(folder / name)
+            write_tensors(state, folder / name / WEIGHTS_NAME, marks[name])
+            bar.update()
     write_header(folder, class_name, asdict(config), marks)
 
 

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm.auto import tqdm
 
 from prophet_gym._checks import require_count, unknown_option
+from prophet_gym._io.progress import progress
 from prophet_gym.data._episode import Episode, Simulation
 from prophet_gym.data._recording import begin_recording, episode_path, recorded_facts, simulated_episode, write_episode
 from prophet_gym.embodiments import get_embodiment
@@ -264,9 +264,9 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     calls = [(simulator, plan, folder, part, queue) for part in _divided(jobs, plan.tasks, workers) if part]
     with _one_thread_each():
         processes = start_workers(_work, calls) if calls else []
-    about = {"total": plan.episodes, "initial": plan.episodes - len(jobs), "desc": f"collect {plan.suite}"}
+    about = {"total": plan.episodes, "done": plan.episodes - len(jobs), "unit": "episode"}
     try:
-        with tqdm(**about, unit="episode", smoothing=0.05) as bar:
+        with progress(None, f"collect {plan.suite}", **about) as bar:
             for number, _ in enumerate(jobs):
                 bar.set_postfix_str(_next_message(queue, processes, heard=number > 0))
                 bar.update()

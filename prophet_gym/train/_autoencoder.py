@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from prophet_gym._io.networks import fill_matching, load_part, save_network
 from prophet_gym._io.processes import by_main
 from prophet_gym._io.processor import Precision, autocast
+from prophet_gym._io.progress import progress
 from prophet_gym.data._episode import Episode
 from prophet_gym.data._latents import LatentEpisodes, first_action, hand_states, no_states
 from prophet_gym.data._recording import opened
@@ -48,7 +48,7 @@ class Footage:
 def load_footage(recorded: Sequence[Path | Episode], stride: int, cameras: Sequence[str] = (FIRST_CAMERA,)) -> Footage:
     """Decode every `stride`-th frame of the episodes, and project gripper and target into it."""
     frames, references, centres, total = [], [], [], 0
-    for each, camera in tqdm([*itertools.product(recorded, cameras)], desc="decode", unit="video"):
+    for each, camera in progress([*itertools.product(recorded, cameras)], "decode", unit="video"):
         episode = opened(each)
         kept = np.arange(0, len(episode) + 1, stride)
         video = episode.frames(camera=camera)[kept]
@@ -227,7 +227,7 @@ def encode_episodes(
     """
     cameras = (FIRST_CAMERA,) if rest is None else tuple(CAMERAS)
     latents, episodes = [], []
-    for each in tqdm(recorded, desc="encode", unit="episode"):
+    for each in progress(recorded, "encode", unit="episode"):
         episode = opened(each)
         views = []
         for camera in cameras:

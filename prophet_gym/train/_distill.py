@@ -31,7 +31,7 @@ from prophet_gym.train._dynamics import Config, Dreams, Rehearsal, Tracker, inpu
 from prophet_gym.train._fit import fit
 from prophet_gym.train._full import Batching, Draws, ToolVideos, choose_trained, encode_chunk, train_full
 from prophet_gym.train._pretrain import MAY_CHANGE, FullOptions, open_clips
-from prophet_gym.train._run_folder import begin_run, record_start, require_steps, run_lock, steps_done
+from prophet_gym.train._run_folder import begin_run, record_start, require_steps, results_of, run_lock, steps_done
 
 _NAME = "distill"
 _CHUNKS = 4  # mean length of the small Prophet's training dreams, as in `prophet train`
@@ -54,7 +54,7 @@ class Args(FullOptions):
     warmup: CountOrNone = 200  # Number of warm-up steps.
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any] | None:
     """Run the steps that are left and write the student."""
     accelerator = args.accelerator()
     if accelerator.is_fsdp2:
@@ -90,6 +90,7 @@ def main(args: Args) -> None:
             student.save_pretrained(args.out / "checkpoint", half=small)
             print(next_steps(args.out / "checkpoint", "DIR", student.config.embodiment))
     accelerator.end_training()
+    return results_of(args.out) if accelerator.is_main_process else None
 
 
 class FullDistillation(nn.Module):

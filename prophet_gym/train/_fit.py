@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm.auto import tqdm
 
 from prophet_gym._io.processes import gathered, joined, lost_named, package_versions, require_alike
 from prophet_gym._io.processes._sharding import shard, whole
 from prophet_gym._io.processor import reuse_memory
+from prophet_gym._io.progress import progress
 from prophet_gym.train._run_folder import States
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def _log(
             for key, figure in figures.items():
                 events.add_scalar(key, figure, index)
 
-    bar = tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5, disable=not shown)
+    bar = progress(None, name, total=steps, done=done, unit="step", shown=shown)
     with bar, nullcontext() if events is None else events:
         yield log
 

@@ -1,6 +1,5 @@
 """`prophet inspect`: what a data set has, what it lacks, and what would be trained on it."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import tyro
 from jaxtyping import Float
 
 from prophet_gym._arguments import Arguments, Count
+from prophet_gym._io.progress import progress
 from prophet_gym.data._episode import Episode, EpisodeSource, SeveralCameras
 from prophet_gym.data._lerobot import LeRobotSource, camera_features
 from prophet_gym.data._mixture import kind_named, read_mixture_entry
@@ -54,14 +54,13 @@ class Args(Arguments):
     `prophet pretrain` names them: `rlds:FOLDER`, `agibot:FOLDER`, `droid:FOLDER`, `bridge:FOLDER`, `libero:FILE`."""
     max_episodes: Count | None = None
     """Read the actions of so many episodes alone, the first; all by default, which takes long for large sets."""
-    json: bool = False
-    """Print JSON in place of a page of text."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     """Print what there is to say."""
     found = inspected(args.path, args.max_episodes)
-    print(json.dumps(found, indent=2) if args.json else page(found))
+    print(page(found))
+    return found
 
 
 def inspected(path: str, most: int | None = None) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def _of_lerobot(source: StackedSource) -> dict[str, Any]:
 
 def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any], most: int | None = None) -> dict[str, Any]:
     whole = [index for index in range(len(source)) if source.steps(index)]
-    episodes = [source.episode(index) for index in whole[:most]]
+    episodes = [source.episode(index) for index in progress(whole[:most], "read", unit="episode", passing=True)]
     if not episodes:
         raise ValueError("the data set must have an episode with an action and the frames around it, and has none")
     first, lengths = episodes[0], [len(episode) for episode in episodes]

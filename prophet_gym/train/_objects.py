@@ -4,16 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from prophet_gym._arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym._io.atomic import atomic_write
+from prophet_gym._io.progress import progress
 from prophet_gym.data._episode import held_out
 from prophet_gym.data._recording import list_episodes, name_of, read_episode
 from prophet_gym.rewards import ObjectReader, ObjectReaderConfig
@@ -53,7 +54,7 @@ class LabelledFrames:
 def read_frames(paths: Sequence[Path], stride: int) -> LabelledFrames:
     """Read every `stride`-th frame of the episodes."""
     frames, owners, positions, instructions = [], [], [], []
-    for number, path in enumerate(tqdm(paths, desc="reading", mininterval=1.0)):
+    for number, path in enumerate(progress(paths, "reading", unit="episode")):
         episode = read_episode(path)
         if episode.target_positions is None:
             raise ValueError(f"{path}: the target {episode.sim.target!r} is no movable object; leave its task out")
@@ -112,7 +113,7 @@ def reading_error(reader: ObjectReader, images: LabelledFrames) -> dict[str, int
     return {"frames": len(errors), **{f"{name}_mm": round(float(error), 2) for name, error in found.items()}}
 
 
-def main(args: Args) -> dict[str, object]:
+def main(args: Args) -> dict[str, Any]:
     """Train a reader, measure it on held-out episodes, and write both."""
     with run_lock(args.out):
         paths = list_episodes(args.data, without=args.without)

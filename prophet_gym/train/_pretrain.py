@@ -37,7 +37,7 @@ from prophet_gym.prophet import Prophet
 from prophet_gym.prophet._action_frames import plan
 from prophet_gym.train._fit import FitConfig
 from prophet_gym.train._full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
-from prophet_gym.train._run_folder import begin_run, record_start, require_steps, run_lock, steps_done
+from prophet_gym.train._run_folder import begin_run, record_start, require_steps, results_of, run_lock, steps_done
 
 Actions = Float32[np.ndarray, "k a"]
 ModelActions = Float32[np.ndarray, "k m"]
@@ -111,11 +111,11 @@ MAY_CHANGE = (
 """Arguments that may differ when a run resumes."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any] | None:
     """Run the steps that are left and write the result."""
     if args.dry_run:
-        print(described(args.data, WAYS))
-        return
+        print(plan := described(args.data, WAYS))
+        return {"plan": plan.splitlines()}
     batching = Batching(args.batch_size, args.self_forcing, args.sampler_steps, args.workers)
     accelerator = args.accelerator()
     prophet = open_base(args, accelerator.device)
@@ -134,6 +134,7 @@ def main(args: Args) -> None:
         if accelerator.is_main_process:
             write_result(unsharded(prophet, args, weights), args)
     accelerator.end_training()
+    return results_of(args.out) if accelerator.is_main_process else None
 
 
 def open_base(args: Args, device: torch.device) -> Prophet:

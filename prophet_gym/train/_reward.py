@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from prophet_gym._arguments import (
     Arguments,
@@ -33,6 +32,7 @@ from prophet_gym._arguments import (
     Seed,
 )
 from prophet_gym._io.atomic import atomic_write
+from prophet_gym._io.progress import progress
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._episode import Episode, LabelledVideo, held_out
 from prophet_gym.data._recording import name_of, opened, refuse_official
@@ -373,7 +373,7 @@ def threshold_of(successes: Float[np.ndarray, " n"]) -> float:
 def read_videos(recorded: Sequence[Recorded], *, size: int | None, all_frames: bool) -> list[LabelledVideo]:
     """Read episodes; with `size`, frames are averaged down, and without `all_frames` they are thinned."""
     videos = []
-    for each in tqdm(recorded, desc="reading", mininterval=1.0):
+    for each in progress(recorded, "reading", unit="episode"):
         episode = opened(each)
         keep = list(range(len(episode) + 1)) if all_frames else thin(episode.done)
         frames = torch.from_numpy(episode.frames()[keep])

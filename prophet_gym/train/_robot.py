@@ -30,7 +30,7 @@ from prophet_gym.prophet._presets import action_transformer
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.specs import FIRST_CAMERA, ActionSpec
 from prophet_gym.train import _small
-from prophet_gym.train._run_folder import record_start, run_lock
+from prophet_gym.train._run_folder import record_start, results_of, run_lock
 from prophet_gym.train._small import Args, Stage, Training, begin_stages, begin_together, chosen_stages, load_small
 
 _MARGIN = 0.05
@@ -39,11 +39,13 @@ _NARROWEST = 1e-3
 """Take at least this as the range, and as the deviation, of a number that never changes."""
 
 
-def main(args: Args) -> None:
-    """Run the stages asked for; those that are done already take no steps."""
-    if not any(map(is_lerobot, args.data)):
-        _small.main(args)
-        return
+def main(args: Args) -> dict[str, Any] | None:
+    """Run the stages asked for, and return what there is then; those that are done already take no steps."""
+    (_train if any(map(is_lerobot, args.data)) else _small.main)(args)
+    return results_of(args.out) if is_main() else None
+
+
+def _train(args: Args) -> None:
     if args.stage == "tracker":
         raise ValueError("a model of a LeRobot data set has no tracker: leave that stage away")
     device = begin_together(args)

@@ -137,6 +137,12 @@ def record_start(folder: Path, command: str, args: Any) -> None:
     atomic_write(path, "".join(json.dumps(each) + "\n" for each in [*earlier, entry]))
 
 
+def results_of(folder: Path) -> dict[str, Any]:
+    """Return where a training has put its checkpoint and its adapters, None for what is not there (yet)."""
+    made = {name: folder / name if (folder / name).is_dir() else None for name in ("checkpoint", "lora")}
+    return {"folder": folder, **made}
+
+
 def given_options(args: Any, usual: Any = None, prefix: str = "--") -> list[str]:
     """Return the options of a command line that make a dataclass of arguments, without those at their defaults."""
     words: list[str] = []

@@ -1,15 +1,24 @@
 """`prophrl evaluate`: measure how often a policy succeeds, in dreams or in the simulator."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from prophet_gym._arguments import Items, NotNegative, OutFile, Seed, SomeTasks, resolved_device
+from prophet_gym._arguments import Items, NotNegative, Seed, SomeTasks, resolved_device
 from prophrl_algos.cli._options import DreamOptions, WeightsOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(WeightsOptions, DreamOptions):
-    """Measure the success rate of a policy, per task, with Wilson's 95% intervals."""
+    """Measure the success rate of a policy, per task, with Wilson's 95% intervals.
+
+    `prophrl evaluate --tiny` needs no other option.
+    """
+
+    policy: str = ""
+    """Policy: `small` (10 denoising steps), `small-k4` (4), a folder or Hub repository of a published policy, or
+    `package.module:function`, which is called with the environment and returns a FlowPolicy."""
 
     starts: str = "official"
     """Split of the initial states: `official` (50 per task) or `train`."""
@@ -27,17 +36,28 @@ class Args(WeightsOptions, DreamOptions):
     """Noise level of the sampling SDE, as in learning and recording; 0 samples with the ODE."""
     seed: Seed = 0
     """Seed of the initial states and of the policy's noise."""
-    json: OutFile | None = None
-    """Also write every episode to this file."""
+    tiny: bool = False
+    """Evaluate the bundled policy in one episode of the bundled world model, to see that both run here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tiny == bool(self.policy):
+            raise ValueError(
+                "give --policy (`small`, `small-k4`, a folder, `package.module:function` ...), or --tiny, which brings "
+                f"one, got {'both' if self.tiny else 'neither'}"
+            )
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     """Run the command."""
-    from prophet_gym.evaluation._report import machine, write_json
+    from prophet_gym.evaluation._report import machine
     from prophrl_algos._named import make_policy, warn_untrained
     from prophrl_algos.evaluate import evaluate
     from prophrl_algos.flow import FlowSchedule
+    from prophrl_algos.vla._load import BUNDLED
 
+    if args.tiny:
+        args = replace(args, tiny=False, policy="small-k4", policy_weights=Path(next(iter(BUNDLED))), episodes=1)
     asked = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(asked))
     device = resolved_device(args.device)
@@ -59,4 +79,4 @@ def main(args: Args) -> None:
     given = {name: getattr(args, name) for name in told}
     weights = None if args.policy_weights is None else str(args.policy_weights)
     results = {"weights": weights, "metrics": found.metrics(), "episodes": episodes, "machine": machine()}
-    write_json(args.json, given | results)
+    return given | results

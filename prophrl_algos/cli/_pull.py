@@ -1,6 +1,7 @@
 """`prophrl pull`: fetch a policy from the Hub, and check it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from prophet_gym.cli.hub._options import PullOptions, show_facts
 
@@ -10,7 +11,7 @@ class Args(PullOptions):
     """Fetch a policy into the Hub's cache, where `--policy owner/repo` finds it, and print its folder."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     """Run the command."""
     from prophrl_algos._publishing import pull
 
@@ -19,3 +20,4 @@ def main(args: Args) -> None:
         show_facts(checked.facts)
         print("verified: every file is the one that was pushed, and the policy acts")
     print(folder)
+    return {"folder": folder, "verified": checked is not None, "facts": {} if checked is None else checked.facts}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -21,7 +21,7 @@ class Args(PushOptions):
     """Folder of a policy, or of a run of `prophrl train` or `prophrl sft`."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     """Run the command."""
     from prophet_gym._io.hub import POLICY, require_repo
     from prophrl_algos._publishing import package, policy_folder
@@ -31,4 +31,5 @@ def main(args: Args) -> None:
         files, left_out, checked = package(args.folder, folder, args.repo, license=args.license)
         show_facts(checked.facts)
         tried = "the policy was loaded and acts"
-        publish(args, files, left_out, kind=POLICY, tried=tried, use='load_policy("{}")')
+        sent = publish(args, files, left_out, kind=POLICY, tried=tried, use='load_policy("{}")')
+        return sent | {"facts": checked.facts}

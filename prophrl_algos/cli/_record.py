@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def policy_of(policy: str, weights: Path | None, load: Load) -> "FlowPolicy":
     return make_policy(policy, env, weights, options=load.options("LIBERO"))
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     """Run the command."""
     from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
@@ -105,4 +105,5 @@ def main(args: Args) -> None:
         actor=partial(act, *which, args.noise_level, cameras=args.cameras),
         about=f"{args.policy} {args.policy_weights or ''} at noise {args.noise_level:g}".replace("  ", " "),
     )
-    collect(plan, args.out, workers=args.workers)
+    new = collect(plan, args.out, workers=args.workers)
+    return {"folder": args.out, "episodes": args.episodes, "new": new}

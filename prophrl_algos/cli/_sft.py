@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prophet_gym._arguments import OutFolder, Several, Tasks, resolved_device
 from prophet_gym.specs import FIRST_CAMERA
@@ -38,7 +38,7 @@ class Args(PolicyOptions, EnvOptions):
     """Episodes to leave out, for example `task_03/episode_00007`."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     """Run the command."""
     from prophet_gym.train._run_folder import begin_run, record_start, run_lock
     from prophrl_algos._demonstrations import read_demonstrations
@@ -81,3 +81,5 @@ def main(args: Args) -> None:
             save(args.out / "policy")
             written += f" and {args.out / 'policy'}"
     print(f"{written}: {len(demonstrations.actions)} episodes, {demonstrations.steps} steps, loss {loss:.4f}")
+    counts = {"episodes": len(demonstrations.actions), "steps": demonstrations.steps}
+    return {"folder": args.out, **counts, "loss": loss}

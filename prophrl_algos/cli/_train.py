@@ -87,7 +87,7 @@ MAY_CHANGE = (
 """Arguments that may change when a run is continued; the trainer itself checks `config` and `flowscale`."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any] | None:
     """Run the command."""
     from prophet_gym.train._run_folder import begin_run, record_start, run_lock
     from prophrl_algos._checkpoint import newest, updates_done
@@ -118,8 +118,10 @@ def main(args: Args) -> None:
                 evaluate_every=args.evaluate_every or 10,
                 started=partial(record_start, args.out, "prophrl train", args) if main else lambda: None,
             )
-    if main:
-        print(f"{newest(args.out)}: {trainer.done} updates")
+    if not main:
+        return None
+    print(f"{newest(args.out)}: {trainer.done} updates")
+    return {"folder": args.out, "state": newest(args.out), "updates": trainer.done}
 
 
 def usual_loggers() -> tuple[str, ...]:

@@ -5,7 +5,6 @@ nothing. Latents and raw observations are stored, never contexts.
 """
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,27 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from prophet_gym._io.progress import progress
 from prophet_gym.errors import InvalidStartError
 from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, device_of, sample, select_obs
 from prophrl_algos.rollout._groups import GroupPlan, random_number, refuse_official
 
 CPU = torch.device("cpu")
-
-
-def progress_bar(stage: str, total: int | None, unit: str, *, done: int = 0, stays: bool = False) -> tqdm:
-    """Return a bar that stays at its end, or goes away and is not shown at all for what is done within a second."""
-    # Under torchrun the main process alone shows one, and a file is not filled with them; in a notebook it is a widget.
-    hidden = dist.is_available() and dist.is_initialized() and dist.get_rank() > 0
-    every = 1 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30
-    how = {"leave": stays, "delay": 0 if stays else 1, "mininterval": every, "disable": hidden}
-    return tqdm(desc=stage, total=total, initial=done, unit=unit, dynamic_ncols=True, **how)
 
 
 @dataclass
@@ -149,7 +138,7 @@ def collect(policy: FlowPolicy, env: VectorEnv, schedule: FlowSchedule, plan: Gr
     longest = getattr(env.unwrapped, "max_episode_steps", None)
     # The most that there may be, since episodes can end sooner.
     most = None if longest is None else math.ceil(plan.limit / rollout.places) * longest
-    with progress_bar("rollouts", most, "chunk") as bar:
+    with progress(None, "rollouts", total=most, unit="chunk", passing=True) as bar:
         rollout.start(range(min(rollout.places, plan.groups)))
         while rollout.running:
             free = []

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from prophet_gym._checks import first_line
+from prophet_gym._io.progress import progress
 from prophet_gym.errors import ProcessLostError
 from prophrl_algos.flow import FlowSchedule, device_of
 from prophrl_algos.rollout._cluster import LEAST_STORE, Cluster, RayOptions, fingerprint, packed, require_same, unpack
-from prophrl_algos.rollout._collect import Rollouts, progress_bar
+from prophrl_algos.rollout._collect import Rollouts
 from prophrl_algos.rollout._collector import LocalRollouts, offloaded
 from prophrl_algos.rollout._groups import GroupPlan
 from prophrl_algos.rollout._queue import COLUMNS, Queue, Task, ledger_rows, parts_of
@@ -141,7 +142,10 @@ class RayRollouts:
         at_once = self._local.env.num_envs // plan.group_size
         for later in range(update, update + self.options.max_staleness + 1):
             self._queue.add(parts_of(plan, at_once, later))
-        with self._learner_rests(), progress_bar("rollouts", plan.groups // at_once, "task") as bar:
+        with (
+            self._learner_rests(),
+            progress(None, "rollouts", total=plan.groups // at_once, unit="task", passing=True) as bar,
+        ):
             while not self._queue.complete(update):
                 self._pump(1.0)
                 bar.update(sum(task.update == update for task in self._queue.results) - bar.n)

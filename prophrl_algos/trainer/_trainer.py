@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from prophet_gym._io.processes._sharding import room_like
+from prophet_gym._io.progress import progress
 from prophrl_algos.algorithms import FA_GRPO, Algorithm, FlowScale
 from prophrl_algos.algorithms._algorithm import sampled_path
 from prophrl_algos.algorithms.flowscale import flowscale_weights, scale_gradients
@@ -19,7 +20,6 @@ from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, FlowScores, F
 from prophrl_algos.flow._sampler import rescore, std_sums
 from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl
 from prophrl_algos.rollout import Collector, Grouping, GroupPlan, LocalRollouts, Rollouts
-from prophrl_algos.rollout._collect import progress_bar
 from prophrl_algos.rollout._groups import random_number, refuse_official, require_chunk, splits_of
 from prophrl_algos.trainer._config import TrainerConfig
 from prophrl_algos.trainer._learner import Learner
@@ -161,7 +161,9 @@ class Trainer:
         spare = len(rows) == 0 and self.learner.sharded
         batch, drift = self._prepare(rollouts, advantages, torch.zeros(1, dtype=torch.int64) if spare else rows)
         tally = Tally(torch.zeros(batch.path.schedule.num_steps, dtype=torch.float64))
-        with progress_bar("optimizer", self.config.epochs * self.config.minibatches, "step") as bar:
+        with progress(
+            None, "optimizer", total=self.config.epochs * self.config.minibatches, unit="step", passing=True
+        ) as bar:
             for epoch in range(self.config.epochs):
                 order = self._order(len(rows), epoch) if epoch else torch.arange(len(rows))
                 for minibatch in torch.tensor_split(order, self.config.minibatches):
@@ -299,7 +301,10 @@ class Trainer:
         minibatches = torch.arange(len(path)).tensor_split(self.config.minibatches)
         batches = [rows for each in minibatches if len(each) for rows in each.split(self.config.microbatch)]
         parts: list[FlowScores] = []
-        with progress_bar("scoring", len(batches), "batch") as bar, self.learner.whole(self.policy):  # pyright: ignore[reportArgumentType]
+        with (
+            progress(None, "scoring", total=len(batches), unit="batch", passing=True) as bar,
+            self.learner.whole(self.policy),
+        ):  # pyright: ignore[reportArgumentType]
             for rows in batches:
                 parts.append(self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False))
                 bar.update()

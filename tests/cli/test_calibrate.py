@@ -1,7 +1,5 @@
 """`prophet calibrate` from a recording to a card, on a tiny checkpoint."""
 
-import json
-
 import pytest
 
 from prophet_gym.cli._calibrate import Args, main
@@ -10,9 +8,7 @@ from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 
 def test_from_a_recording_to_a_card(checkpoint, recording, tmp_path, capsys):
     SuccessHead(SuccessHeadConfig(threshold=0.0001, min_consecutive=1)).save_pretrained(tmp_path / "head")
-    out = tmp_path / "card.json"
-    main(Args(world_model=str(checkpoint), reward=str(tmp_path / "head"), data=recording, batch_size=2, out=out))
-    card = json.loads(out.read_text())
+    card = main(Args(world_model=str(checkpoint), reward=str(tmp_path / "head"), data=recording, batch_size=2))
     assert (card["suite"], card["starts"], card["chunk"]) == ("libero_object", "official", 8)
     for source in ("real", "dream"):
         found = card[source]
@@ -27,20 +23,19 @@ def test_from_a_recording_to_a_card(checkpoint, recording, tmp_path, capsys):
 
 def test_real_episodes_alone(checkpoint, recording, tmp_path):
     SuccessHead().save_pretrained(tmp_path / "head")
-    out = tmp_path / "card.json"
-    main(Args(world_model=str(checkpoint), reward=str(tmp_path / "head"), data=recording, dream=False, out=out))
-    assert "dream" not in json.loads(out.read_text())
+    asked = {"world_model": str(checkpoint), "reward": str(tmp_path / "head"), "data": recording, "dream": False}
+    assert "dream" not in main(Args(**asked))
     with pytest.raises(ValueError, match="at least 1"):
-        main(Args(world_model=str(checkpoint), reward=str(tmp_path / "head"), data=recording, episodes=0, out=out))
+        main(Args(**asked, episodes=0))
 
 
 def test_without_a_reward_model_nothing_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="needs a reward model to compare with the truth, got --reward None"):
-        main(Args(world_model=str(tmp_path / "no checkpoint"), reward="None", out=tmp_path / "card.json"))
+        main(Args(world_model=str(tmp_path / "no checkpoint"), reward="None"))
 
 
-def test_no_reward_model_at_all_is_refused_before_anything_is_read(tmp_path):
+def test_no_reward_model_at_all_is_refused_before_anything_is_read():
     with pytest.raises(ValueError, match=r"calibration needs a reward model .* got --reward None"):
-        main(Args(reward="None", out=tmp_path / "card.json"))
+        main(Args(reward="None"))
     with pytest.raises(ValueError, match="workers must be an integer of at least 1, got 0"):
         Args(workers=0)

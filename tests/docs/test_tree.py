@@ -44,3 +44,6 @@ def test_the_citation_names_this_version_and_the_paper():
     assert paper["title"] in readme
     assert all(f"{author['given-names']} {author['family-names']}" in readme for author in paper["authors"])
     assert len(paper["authors"]) == 5
+    (ours,) = citation["authors"]
+    assert f"title  = {{{project['name']}}}, version = {{{project['version']}}}" in readme
+    assert f"{{{ours['name']}}}" in readme.replace("\\_", "_")

@@ -44,6 +44,8 @@ DOOMED = {
     "prophrl sft": ["--policy", "small", "--data", "nowhere", "--out", "new"],
     "prophrl record": ["--policy", "small", "--policy-weights", "nowhere", "--out", "new"],
 }
+EVERYWHERE = {"--json": Path, "--quiet": bool}
+"""What the programs add to the options of a command."""
 REASONS = ("--suite", "--policy-weights", "--base", "--lora", "--vae", "--data", "--policy")
 """Options of DOOMED that are only given other values that fail too."""
 WHOLE = ["-1", "0", str(10**12), "1.5", "nan", "", "one", "0x10", "--"]
@@ -117,7 +119,7 @@ def test_wrong_words_are_refused_in_a_few_lines(cases, place, capsys):
     programs = {"prophet": (prophet, PROPHET), "prophrl": (prophrl, PROPHRL)}
     assert set(DOOMED) == {f"{program} {name}" for program, (_, known) in programs.items() for name in known}
     options = {
-        f"{program} {name}": options_of(import_module(command.module).Args)
+        f"{program} {name}": options_of(import_module(command.module).Args) | EVERYWHERE
         for program, (_, known) in programs.items()
         for name, command in known.items()
     }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -42,18 +42,20 @@ class PullOptions(Arguments):
 
 def publish(
     options: PushOptions, files: Mapping[str, Path | bytes], left_out: Sequence[str], *, kind: str, tried: str, use: str
-) -> None:
+) -> dict[str, Any]:
     """Print what is sent and send it, or stop before in a dry run; `use` is how the commit is named in Python."""
     from prophet_gym._io.hub import push_files, sent
 
     print(sent(files, left_out))
+    about = {"repo": options.repo, "files": list(files), "left_out": list(left_out), "commit": None}
     if options.dry_run:
         print(f"dry run: {tried}, and nothing was sent to {options.repo}")
-        return
+        return about
     pushed = push_files(files, options.repo, kind=kind, revision=options.revision, private=options.private or None)
     for name in pushed.removed:
         print(f"  removed there  {name}")
     print(f"{pushed.url}\n{use.format(f'{options.repo}@{pushed.commit}')}")
+    return about | {"commit": pushed.commit, "url": pushed.url, "removed": list(pushed.removed)}
 
 
 def show_facts(facts: Mapping[str, str]) -> None:

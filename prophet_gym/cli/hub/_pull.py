@@ -1,6 +1,7 @@
 """`prophet pull`: fetch a checkpoint from the Hub, and check it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from prophet_gym._arguments import DeviceOrAuto, resolved_device
 from prophet_gym.cli.hub._options import PullOptions, show_facts
@@ -14,7 +15,7 @@ class Args(PullOptions):
     """Device to try the checkpoint on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     from prophet_gym.interop._publishing import pull
 
     folder, checked = pull(args.name, verify=args.verify, again=args.again, device=resolved_device(args.device))
@@ -22,3 +23,4 @@ def main(args: Args) -> None:
         show_facts(checked.facts)
         print("verified: every file is the one that was pushed, and everything can be loaded")
     print(folder)
+    return {"folder": folder, "verified": checked is not None, "facts": {} if checked is None else checked.facts}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -24,7 +24,7 @@ class Args(PushOptions):
     """Device to try the checkpoint on, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     from prophet_gym._io.hub import WORLD_MODEL, require_repo
     from prophet_gym.interop._publishing import package
 
@@ -36,4 +36,5 @@ def main(args: Args) -> None:
     for lack in checked.lacks:
         print(f"  note: {lack}")
     tried = "everything can be loaded"
-    publish(args, files, left_out, kind=WORLD_MODEL, tried=tried, use='gym.make(..., weights="{}")')
+    sent = publish(args, files, left_out, kind=WORLD_MODEL, tried=tried, use='gym.make(..., weights="{}")')
+    return sent | {"facts": checked.facts, "lacks": list(checked.lacks)}

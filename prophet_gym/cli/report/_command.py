@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -37,19 +37,19 @@ class Args(Arguments):
     """Device to film on."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> dict[str, Any]:
     """Run the command."""
     from prophet_gym.cli.report._dreams import film_dreams
     from prophet_gym.train._fit import MEANINGS
 
     stages = ("autoencoder", "decoder", "tracker", "transformer", "full", "distill")
     meanings = {stage: {f"{stage}/{name}": text for name, text in MEANINGS.items()} for stage in stages[::-1]}
-    write_report(args, meanings, "step", film_dreams)
+    return write_report(args, meanings, "step", film_dreams)
 
 
 def write_report(
     args: Args, meanings: dict[str, dict[str, str]], unit: str, film: Callable[["Run", int, str], None]
-) -> None:
+) -> dict[str, Any]:
     """Write a report of the runs, a live one until the last of them has ended; `film` films a run first if asked to."""
     from prophet_gym._io.atomic import atomic_write
     from prophet_gym.cli.report._page import page
@@ -68,3 +68,4 @@ def write_report(
             break
         time.sleep(args.every)
     print(f"wrote {out}")
+    return {"report": out, "runs": list(args.run)}

@@ -19,10 +19,10 @@ from jaxtyping import Float, Int, UInt8
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
-from tqdm.auto import tqdm
 
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.cache import cache_dir, keeping
+from prophet_gym._io.progress import progress
 from prophet_gym.sims.libero._baking import BAKING_VERSION, Surface, bake, cell_size, mismatch, most_faces
 
 # Texture coordinates and normals are looked up among this many nearby samples of the full surface.
@@ -261,7 +261,7 @@ def lighten(
         if len(recipe.mesh.faces) > recipe.faces:
             large[index] = recipe, cache_dir() / "meshes" / f"{_key(recipe)}.npz"
     absent = [each for each in large.values() if not each[1].exists()]
-    for recipe, path in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
+    for recipe, path in progress(absent, "light meshes", unit="mesh", passing=True):
         parts: dict[str, Any] = {name: part for name, part in _made(recipe).items() if part is not None}
         with keeping(path), atomic_file(path) as temporary:
             np.savez_compressed(temporary, **parts)

@@ -1,5 +1,6 @@
 """Progress of a run and inside its updates, and how it is shown."""
 
+import os
 import re
 from typing import ClassVar
 
@@ -7,25 +8,26 @@ import pytest
 import torch
 
 from benchmarks.toys import BanditVectorEnv
+from prophet_gym._io import progress as bars_of_ours
+from prophet_gym._io.progress import progress, quiet
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.rollout import _collect
 from prophrl_algos.run import run
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 
-class Bar(_collect.tqdm):
+class Bar(bars_of_ours.tqdm):
     """A bar that is drawn at once, and never too often."""
 
     made: ClassVar = []
 
-    def __init__(self, **how):
-        super().__init__(**how | {"delay": 0, "mininterval": 0, "miniters": 1})
+    def __init__(self, what, **how):
+        super().__init__(what, **how | {"delay": 0, "mininterval": 0, "miniters": 1})
         self.made.append(self)
 
 
 @pytest.fixture
 def bars(monkeypatch):
-    monkeypatch.setattr(_collect, "tqdm", Bar)
+    monkeypatch.setattr(bars_of_ours, "tqdm", Bar)
     monkeypatch.setattr(Bar, "made", [])
     return Bar.made
 
@@ -47,14 +49,25 @@ def test_an_evaluation_tells_how_many_episodes_have_ended(dream, tiny, reward_mo
 
 
 def test_what_is_soon_done_is_not_shown_and_a_file_is_not_filled(capsys):
-    with _collect.progress_bar("rollouts", 1000, "chunk") as bar:
+    with progress(None, "rollouts", total=1000, unit="chunk", passing=True) as bar:
         for _ in range(1000):
             bar.update()
     assert capsys.readouterr().err == ""
-    with _collect.progress_bar("train", 1000, "update", stays=True) as bar:
+    with progress(None, "train", total=1000, unit="update") as bar:
         for _ in range(1000):
             bar.update()
     assert capsys.readouterr().err.count("train") <= 2
+
+
+def test_who_asks_for_quiet_sees_no_bar_and_neither_do_processes_begun_meanwhile(capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    with quiet():
+        assert list(progress(range(3), "train")) == [0, 1, 2]
+        assert os.environ["TQDM_DISABLE"] == "1"
+    assert capsys.readouterr().err == ""
+    assert "TQDM_DISABLE" not in os.environ
+    list(progress(range(3), "train"))
+    assert "train" in capsys.readouterr().err
 
 
 def test_a_run_shows_its_updates_what_matters_and_the_work_inside(tmp_path, tiny, capsys, bars):

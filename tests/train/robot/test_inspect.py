@@ -53,7 +53,7 @@ def test_what_a_set_does_not_say_is_missing_and_its_numbers_are_numbered(tmp_pat
     assert "action_6" in page
     assert "trains    ActionProphet" in page
     assert len(page.splitlines()) < 40
-    main(["inspect", str(root), "--json"])
+    main(["inspect", str(root), "--json", "-"])
     assert "success" in json.loads(capsys.readouterr().out)["missing"]
 
 
