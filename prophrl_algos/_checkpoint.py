@@ -16,7 +16,7 @@ from prophet_gym.errors import CheckpointError
 _FORMAT = "prophrl-trainer-2"
 _OLDER = ("prophrl-trainer-1",)
 """Formats whose weights are still read, but whose runs cannot be resumed: they kept other settings."""
-LAST, SHARDS = "last.pt", "last"
+BEST, LAST, SHARDS = "best.pt", "last.pt", "last"
 _REST = "rest.pt"
 """Written last, with what is no tensor: shards without it are none."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs._initial_states import INDEX_NAME
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.errors import CheckpointError, MissingWeightsError
-from prophet_gym.interop.lerobot import package_files
 
 ENDINGS = (
     ".json", ".jsonl", ".safetensors", ".npz", ".webp", ".png", ".jpg", ".svg", ".gif", ".mp4", ".md", ".txt",
@@ -143,7 +143,9 @@ def package(
         facts = "\n".join(f"| {name} | {fact} |" for name, fact in checked.facts.items() if fact)
         told = {"id": env_id(checked.checkpoint.robot), "repo": repo, "manifest": MANIFEST}
         text = write_card(about, _BODY.format(title=title, facts=facts, **told), checked.measures)
-    files |= {CARD: text.encode(), **{name: text.encode() for name, text in package_files(repo).items()}}
+    env = Path(__file__).with_name("envhub_checkpoint.txt").read_text(encoding="utf-8").format(repo=repo)
+    needs = f"prophet-gym>={version('prophet-gym')}\n"
+    files |= {CARD: text.encode(), "env.py": env.encode(), "requirements.txt": needs.encode()}
     return without_places(files), left_out, checked
 
 

@@ -24,15 +24,9 @@ from prophet_gym.data._episode import Episode, Simulation
 from prophet_gym.data._recording import begin_recording, episode_path, recorded_facts, simulated_episode, write_episode
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import InvalidActionError, SimulatorLostError
+from prophet_gym.sims._require import check_cameras, check_split
 from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers
-from prophet_gym.sims.simulator import (
-    HasWristCamera,
-    Simulator,
-    SimulatorClass,
-    check_cameras,
-    check_split,
-    check_task,
-)
+from prophet_gym.sims.simulator import HasWristCamera, Simulator, SimulatorClass, check_task
 from prophet_gym.specs import FIRST_CAMERA, WRIST_CAMERA
 
 Starts = Literal["random", "official"]
