@@ -52,6 +52,18 @@ def _times_of_version(path: Path, size: int, changed: int) -> Float64[np.ndarray
     return times
 
 
+def frame_size(path: Path) -> tuple[int, int]:
+    """Return the height and width of a video's frames, pixels."""
+    frame_times(path)  # whose errors say what is wrong with the file
+    return _size_of_version(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _size_of_version(path: Path, changed: int) -> tuple[int, int]:  # noqa: ARG001 (cache key)
+    height, width = _decode(path, [], "-frames:v 1").shape[1:3]
+    return height, width
+
+
 def decode_frames(
     path: Path, start: int, count: int, *, fps: float | int, offset: float = 0.0, until: float | None = None
 ) -> UInt8[np.ndarray, "f h w 3"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prophet_gym._io.companions import CARD, env_id
+from prophet_gym._io.companions import CARD, env_id, is_ours
 from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.header import CONFIG, read_header
 from prophet_gym._io.hub import (
@@ -16,7 +16,6 @@ from prophet_gym._io.hub import (
     About,
     Measure,
     fetch,
-    is_written,
     keep_card,
     offered,
     parse_hub_name,
@@ -131,7 +130,7 @@ def package(
     title = repo.split("/")[1]
     tags = ("robotics", "world-model", "gymnasium", "lerobot", "envhub", checked.checkpoint.robot)
     about = About(title, tags, license=license)
-    if is_written(card):
+    if not is_ours(card):
         text = keep_card(card, about, checked.measures)
     elif not checked.measures:
         with_ = f"--world-model {folder}{_data(checked.checkpoint)}"

@@ -82,25 +82,6 @@ def _episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, n
     return int(placement.generate_state(1)[0]), np.random.default_rng(motion)
 
 
-def record_episode(
-    sim: Simulator,
-    index: int,
-    seed: int,
-    mode: str | None = None,
-    *,
-    starts: Starts = "random",
-    render: bool = True,
-    actor: Actor | None = None,
-) -> tuple[Episode, UInt8[np.ndarray, "t h w 3"]]:
-    """Reset the simulator, play episode `index` of its task and return it with its t + 1 frames, none if not rendered.
-
-    Arguments are those of `record_views`, which draws both cameras.
-    """
-    cameras = (FIRST_CAMERA,) if render else ()
-    episode, views = record_views(sim, index, seed, mode, starts=starts, cameras=cameras, actor=actor)
-    return episode, views.get(FIRST_CAMERA, np.empty((0, sim.size, sim.size, 3), np.uint8))
-
-
 def record_views(
     sim: Simulator,
     index: int,

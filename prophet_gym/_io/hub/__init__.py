@@ -1,6 +1,6 @@
 """The Hub: names of repositories, fetching and writing them, and the manifest by which their files are checked."""
 
-from prophet_gym._io.hub._card import About, Measure, is_written, keep_card, write_card
+from prophet_gym._io.hub._card import About, Measure, keep_card, write_card
 from prophet_gym._io.hub._fetch import fetch, fetch_data_set, resolve
 from prophet_gym._io.hub._manifest import (
     MANIFEST,
@@ -37,7 +37,6 @@ __all__ = [
     "Pushed",
     "fetch",
     "fetch_data_set",
-    "is_written",
     "keep_card",
     "manifest",
     "names_in",
