@@ -16,7 +16,8 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from prophet_gym._io.hub import MANIFEST, write_manifest
+from prophet_gym._io.hub import MANIFEST
+from prophet_gym._io.hub._manifest import write_manifest
 from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli.main import main
 from prophet_gym.envs import write_initial_states
