@@ -107,7 +107,7 @@ $(LATEST): pyproject.toml requirements/build.txt requirements/simulator.txt requ
 	touch $@
 
 test-latest: $(LATEST)
-	.venv-latest/bin/python requirements/newer.py
+	.venv-latest/bin/python .ci/newer.py
 	$(call PYTEST,.venv-latest) -W default::DeprecationWarning -W default::FutureWarning
 
 docs: $(FULL)
@@ -118,15 +118,16 @@ lint: $(FULL)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# torch and what its CUDA builds pin are left out: those files differ from index to index.
+# $(1) is a list, $(2) more options, $(3) what is asked for if not its .in file. torch and what its CUDA builds pin are left
+# out: those files differ from index to index.
 RESOLVE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	--custom-compile-command "make lock" -c requirements/torch.txt $(2) requirements/$(1).in -o requirements/$(1).new && \
+	--custom-compile-command "make lock" -c requirements/torch.txt $(2) $(or $(3),requirements/$(1).in) -o requirements/$(1).new && \
 	awk '/^[a-z0-9-]/ {keep = !/^(-e|torch==|triton==|nvidia-|cuda-)/} keep || /^\#/' requirements/$(1).new > requirements/$(1).txt && \
 	rm requirements/$(1).new
 
 lock: $(CORE)
 	$(call RESOLVE,test)
-	$(call RESOLVE,core,-c requirements/test.txt)
+	$(call RESOLVE,core,-c requirements/test.txt,pyproject.toml)
 	$(call RESOLVE,build,-c requirements/test.txt)
 	$(call RESOLVE,docs,-c requirements/test.txt)
 	$(call RESOLVE,vla)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from prophet_gym.estimates import wilson
 from prophet_gym.evaluation._report import table, write_json
-from prophet_gym.sims._recorder import record_episode
+from prophet_gym.sims._recorder import record_views
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 
 HELD = 10
@@ -48,7 +48,7 @@ def measure(suite: str, task: int, episodes: int, seed: int, bar: tqdm) -> dict[
     sim = LiberoSimulator(suite, task)
     done, steps, failed, began = 0, [], [], time.perf_counter()
     for index in range(episodes):
-        success = record_episode(sim, index, seed, "expert", render=False)[0].sim.success
+        success = record_views(sim, index, seed, "expert", cameras=())[0].sim.success
         held = longest(success) >= HELD
         done += held
         steps += [int(np.argmax(success))] if held else []

@@ -24,7 +24,7 @@ from prophet_gym.specs import InitialState
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
-LARGEST_REWARD = torch.finfo(torch.float32).max
+_LARGEST_REWARD = torch.finfo(torch.float32).max
 """The largest reward that float32 holds; a larger one would be infinite to a learner."""
 State = Mapping[str, Tensor]
 """Hold what a world model carries from chunk to chunk: named tensors whose first axis is the batch.
@@ -240,7 +240,7 @@ class RewardOutput:
         reward = self.reward.detach().cpu().double()
         wanted = "a reward must be a finite number in float32"
         advice = "; say scored=False, with a reward of 0, for videos without a score"
-        _require_all(reward.abs() <= LARGEST_REWARD, wanted, reward, advice)
+        _require_all(reward.abs() <= _LARGEST_REWARD, wanted, reward, advice)
         if self.probability is not None:
             likely = self.probability.detach().cpu().double()
             possible = (likely >= 0) & (likely <= 1) | ~self.scored.detach().cpu()

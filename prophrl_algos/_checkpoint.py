@@ -16,7 +16,7 @@ from prophet_gym.errors import CheckpointError
 _FORMAT = "prophrl-trainer-2"
 _OLDER = ("prophrl-trainer-1",)
 """Formats whose weights are still read, but whose runs cannot be resumed: they kept other settings."""
-LAST, SHARDS = "last.pt", "last"
+BEST, LAST, SHARDS = "best.pt", "last.pt", "last"
 _REST = "rest.pt"
 """Written last, with what is no tensor: shards without it are none."""
 
@@ -48,19 +48,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, resume: b
 def save_run(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the state of a run, `folder/last.pt`, or `folder/last` where it is in shards; all processes must do it."""
     trainer = state["trainer"]
-    leaves = flattened({name: each for name, each in trainer.items() if isinstance(each, Mapping) and name != "env"})
-    tensors = {name: each for name, each in leaves.items() if isinstance(each, Tensor)}
-    if not any(map(is_sharded, tensors.values())):
+    tree = {name: each for name, each in trainer.items() if isinstance(each, Mapping) and name != "env"}
+    if not any(map(is_sharded, flattened(tree).values())):
         by_main(lambda: save_checkpoint(folder / LAST, state))
         by_main(lambda: shutil.rmtree(folder / SHARDS, ignore_errors=True))
         return
     target = folder / SHARDS / f"update-{trainer['done']:08d}"
-    # What a killed run left there may be of another number of processes.
-    by_main(lambda: shutil.rmtree(target, ignore_errors=True))
-    by_main(lambda: target.mkdir(parents=True))
-    write_shards(target, tensors)
-    rest = {name: each for name, each in leaves.items() if name not in tensors}
-    plain = {name: each for name, each in trainer.items() if not isinstance(each, Mapping) or name == "env"}
+    rest = write_shards(target, tree)
+    plain = {name: each for name, each in trainer.items() if name not in tree}
     by_main(lambda: save_checkpoint(target / _REST, {**state, "trainer": plain, "rest": rest}))
     by_main(lambda: _keep_only(folder, target))
 

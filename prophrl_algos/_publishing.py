@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prophet_gym._io.companions import CARD, is_ours
 from prophet_gym._io.files import read_json as read_report
 from prophet_gym._io.files import reading
 from prophet_gym._io.hub import (
@@ -18,7 +19,6 @@ from prophet_gym._io.hub import (
     About,
     Measure,
     fetch,
-    is_written,
     keep_card,
     offered,
     parse_hub_name,
@@ -31,7 +31,7 @@ from prophrl_algos.vla._load import FETCHED, LoadOptions, choose, load_policy
 from prophrl_algos.vla._lora import has_lora
 from prophrl_algos.vla.io._weights import CONFIG, read_json
 
-CARD, REPORTS = "README.md", "evaluation*.json"
+REPORTS = "evaluation*.json"
 SAVED = "policy"
 """Folder in that of a `prophrl sft` run, where the policy lies."""
 _BY_MIXIN = "PyTorchModelHubMixin"
@@ -133,7 +133,7 @@ def package(
     measures = [measure for path in reports.values() for measure in _measures(path)]
     card, title = folder / CARD, repo.split("/")[1]
     about = About(title, ("robotics", "vision-language-action", "flow-matching", "prophrl"), license=license)
-    if is_written(card) and _BY_MIXIN.lower() not in card.read_text(encoding="utf-8", errors="replace").lower():
+    if not is_ours(card) and _BY_MIXIN.lower() not in card.read_text(encoding="utf-8", errors="replace").lower():
         text = keep_card(card, about, measures)
     elif not measures:
         report = source / "evaluation.json"

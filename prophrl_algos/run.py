@@ -5,11 +5,10 @@ from pathlib import Path
 
 from prophet_gym._io.processes._sharding import whole
 from prophet_gym._io.progress import progress
-from prophrl_algos._checkpoint import load_run, newest, save_checkpoint, save_run
+from prophrl_algos._checkpoint import BEST, load_run, newest, save_checkpoint, save_run
 from prophrl_algos._loggers import Logger
 from prophrl_algos.trainer import Metrics, Trainer
 
-BEST = "best.pt"
 _SHOWN = ("return", "success", "ratio_max", "clipped_high", "kl", "evaluation/success")
 """Metrics beside the bar, which tell whether the policy learns."""
 

@@ -19,7 +19,7 @@ from prophrl_algos.flow import FlowPolicy, Obs
 from prophrl_algos.rollout._groups import random_number
 
 LAST = "sft.pt"
-DrawBatch = Callable[[int, torch.Generator], tuple[Obs, Float[Tensor, "b h a"]]]
+_DrawBatch = Callable[[int, torch.Generator], tuple[Obs, Float[Tensor, "b h a"]]]
 """`draw(batch_size, generator)`: observations, and the actions that were demonstrated next, in the env's units."""
 
 
@@ -59,7 +59,7 @@ class SftConfig:
 
 def sft(
     policy: FlowPolicy,
-    draw: DrawBatch,
+    draw: _DrawBatch,
     config: SftConfig,
     folder: Path | None = None,
     *,

@@ -6,15 +6,9 @@ from hashlib import sha256
 import pytest
 from huggingface_hub import constants
 
-from prophet_gym._io.hub import (
-    MANIFEST,
-    HubName,
-    fetch,
-    parse_hub_name,
-    push_folder,
-    resolve,
-    write_manifest,
-)
+from prophet_gym._io.hub import MANIFEST, fetch, parse_hub_name, push_folder, resolve
+from prophet_gym._io.hub._manifest import write_manifest
+from prophet_gym._io.hub._names import HubName
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 COMMIT = "a" * 40

@@ -66,7 +66,7 @@ def test_the_site_and_the_notebooks_are_made_beside_what_the_tests_ran_on():
 
 
 def test_what_is_installed_is_compared_with_the_release_for_this_python():
-    path = ROOT / "requirements" / "newer.py"
+    path = ROOT / ".ci" / "newer.py"
     spec = importlib.util.spec_from_file_location("newer", path)
     newer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(newer)

@@ -5,6 +5,7 @@ file cannot unpack to a large one, and damaged weights are refused before a mode
 """
 
 import hashlib
+import json
 import os
 import pickle
 import zipfile
@@ -117,6 +118,12 @@ def read_mark(path: Path) -> str | None:
             return (file.metadata() or {}).get(MARK)
     except Exception as error:  # whatever a damaged header makes the reader raise
         raise _unreadable(path, error) from error
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    """Return the metadata of safetensors bytes: the library reads them from files alone."""
+    # The JSON header follows its own length in 8 bytes.
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
 
 
 def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:

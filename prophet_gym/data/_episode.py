@@ -207,6 +207,19 @@ class EpisodeSource(Protocol):
         ...
 
 
+class ByRows:
+    """Count episodes of rows, each an observation and the action after it: the last action's outcome is not there."""
+
+    rows: list[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self, index: int) -> int:
+        """Return the number of actions of episode `index` with a frame before and after."""
+        return max(self.rows[index] - 1, 0)
+
+
 @runtime_checkable
 class SeveralCameras(EpisodeSource, Protocol):
     """Read a data set whose episodes were seen by several cameras, one of them at a time."""

@@ -3,10 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prophet_gym.data._episode import Episode
 from prophet_gym.data._recording import opened
 from prophet_gym.specs import CAMERAS, WRIST_CAMERA, InitialState
+
+
+def first_state(episode: Episode, **place: Any) -> InitialState:
+    """Return where an episode begins, with what a second camera saw there and the robot's state where it has them."""
+    extra = {}
+    if len(episode.cameras) > 1:
+        extra[CAMERAS[WRIST_CAMERA]] = episode.frames(0, 1, camera=WRIST_CAMERA)
+    if episode.simulation is not None and episode.simulation.robot_state is not None:
+        extra["state"] = episode.simulation.robot_state[0]
+    return InitialState(episode.frames(0, 1), episode.instruction, extra=extra, **place)
 
 
 def first_frames(recorded: Sequence[Path | Episode], size: tuple[int, int], most: int = 50) -> list[InitialState]:
@@ -24,15 +35,9 @@ def first_frames(recorded: Sequence[Path | Episode], size: tuple[int, int], most
         suite, task = key = (Path(episode.name).parent.name, task) if known is None else (known.suite, known.task)
         if taken[key] == most:
             continue
-        frames = episode.frames(0, 1)
-        if frames.shape[1:3] != size:
-            raise ValueError(
-                f"{episode.name} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so"
-            )
-        place = {"suite": suite, "task": task, "index": taken[key], "split": "train"}
-        seen = {}
-        if len(episode.cameras) > 1 and known is not None and known.robot_state is not None:
-            seen = {CAMERAS[WRIST_CAMERA]: episode.frames(0, 1, camera=WRIST_CAMERA), "state": known.robot_state[0]}
-        states.append(InitialState(frames, episode.instruction, **place, extra=seen))
+        state = first_state(episode, suite=suite, task=task, index=taken[key], split="train")
+        if (found := state.frames.shape[1:3]) != size:
+            raise ValueError(f"{episode.name} has frames of {found}, and the model dreams {size}; record them so")
+        states.append(state)
         taken[key] += 1
     return states

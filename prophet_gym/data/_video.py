@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from prophet_gym._io.files import refuse_pointer
+from prophet_gym._io.files import modified, refuse_pointer
 
 _TICK = re.compile(rb"#tb 0: (\d+)/(\d+)")
 _HEADER = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
@@ -50,6 +50,18 @@ def _times_of_version(path: Path, size: int, changed: int) -> Float64[np.ndarray
     times = np.sort([stamp for stamp in shown if stamp >= 0]) * (int(tick[1]) / int(tick[2]))
     times.flags.writeable = False
     return times
+
+
+def frame_size(path: Path) -> tuple[int, int]:
+    """Return the height and width of a video's frames, pixels."""
+    return _size_of_version(path, modified(path))
+
+
+@lru_cache(maxsize=1024)
+def _size_of_version(path: Path, changed: int) -> tuple[int, int]:  # noqa: ARG001 (cache key)
+    frame_times(path)  # whose errors say what is wrong with the file
+    height, width = _decode(path, [], "-frames:v 1").shape[1:3]
+    return height, width
 
 
 def decode_frames(

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prophet_gym.envs._initial_states import require_start
+from prophet_gym._io.tensor_files import metadata_of
+from prophet_gym.envs._initial_states import FACTS, require_start
 from prophet_gym.envs._sub_env import Row, as_array
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
@@ -18,7 +19,6 @@ from prophet_gym.world_model import RewardModel, State
 
 FORMAT = "prophet-gym-row-1"
 STATE, EXTRA = "state.", "start.extra."
-PLAIN = ("instruction", "suite", "task", "index", "split")
 
 
 def pack_row(row: Row, state: State) -> bytes:
@@ -38,7 +38,7 @@ def pack_row(row: Row, state: State) -> bytes:
     if row.window:
         tensors["window"] = torch.from_numpy(np.stack([as_array(row.kept[number]) for number in row.window]))
     facts = {name: getattr(row, name) for name in ("elapsed", "ended", "queue_index")}
-    start = {name: getattr(row.start, name) for name in PLAIN}
+    start = {name: getattr(row.start, name) for name in FACTS}
     facts |= {"format": FORMAT, "start": start, "seen": row.frames, "np_random": random.bit_generator.state}
     return save(tensors, {"row": json.dumps(facts)})
 
@@ -67,9 +67,7 @@ def _read(data: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
     data = bytes(data)
     try:
         tensors = load(data)
-        # safetensors reads no metadata from bytes: the JSON header follows its own length in 8 bytes.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        facts = json.loads(header["row"])
+        facts = json.loads(metadata_of(data)["row"])
         if isinstance(facts.get("start"), dict) and "start_set" in facts["start"]:  # the key before 0.1
             facts["start"]["split"] = facts["start"].pop("start_set")
         found = facts["format"]
@@ -104,8 +102,8 @@ def _row(
     reward_model: RewardModel | None,
 ) -> Row:
     start, ended = facts["start"], facts["ended"]
-    if not isinstance(start, dict) or set(start) != set(PLAIN):
-        raise InvalidStartError(f"'start' of the snapshot must hold {', '.join(PLAIN)}, got {str(start)[:200]}")
+    if not isinstance(start, dict) or set(start) != set(FACTS):
+        raise InvalidStartError(f"'start' of the snapshot must hold {', '.join(FACTS)}, got {str(start)[:200]}")
     if not isinstance(ended, bool):
         raise InvalidStartError(f"'ended' of the snapshot must be true or false, got {ended!r}")
     frames = tensors["start.frames"].numpy()

@@ -9,7 +9,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from prophet_gym.data._episode import Episode, LabelledVideo
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
+from prophet_gym.data._first_frames import first_state
+from prophet_gym.specs import FIRST_CAMERA
 from prophet_gym.world_model import ResumesBoth, State, TracksGripper, WorldModel, encode_initial_states
 
 
@@ -48,14 +49,7 @@ def begin_episodes(world_model: WorldModel, episodes: Sequence[Episode]) -> Stat
 
     That is how an env begins: with the image of the camera at the hand and the robot's state for a model of both.
     """
-    starts = []
-    for episode in episodes:
-        extra = {}
-        if len(episode.cameras) > 1:
-            extra[CAMERAS[WRIST_CAMERA]] = episode.frames(0, 1, camera=WRIST_CAMERA)
-        if episode.simulation is not None and episode.simulation.robot_state is not None:
-            extra["state"] = episode.simulation.robot_state[0]
-        starts.append(InitialState(episode.frames(0, 1), episode.instruction, extra=extra))
+    starts = [first_state(episode) for episode in episodes]
     return encode_initial_states(world_model, torch.from_numpy(np.stack([s.frames for s in starts])), starts)
 
 

@@ -22,13 +22,7 @@ from prophet_gym.data._episode import Episode
 from prophet_gym.evaluation._dreams import begin_episodes, dream
 from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
 from prophet_gym.specs import FIRST_CAMERA, WRIST_CAMERA
-from prophet_gym.world_model import (
-    Reconstructs,
-    Resumes,
-    ResumesBoth,
-    State,
-    WorldModel,
-)
+from prophet_gym.world_model import Reconstructs, Resumes, ResumesBoth, State, WorldModel
 
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
 GRIPPER = "gripper_mm"

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prophet_gym._io.companions import CARD, env_id
+from prophet_gym._io.companions import CARD, env_id, is_ours
 from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.header import CONFIG, read_header
 from prophet_gym._io.hub import (
@@ -15,7 +16,6 @@ from prophet_gym._io.hub import (
     About,
     Measure,
     fetch,
-    is_written,
     keep_card,
     offered,
     parse_hub_name,
@@ -28,7 +28,6 @@ from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs._initial_states import INDEX_NAME
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.errors import CheckpointError, MissingWeightsError
-from prophet_gym.interop.lerobot import package_files
 
 ENDINGS = (
     ".json", ".jsonl", ".safetensors", ".npz", ".webp", ".png", ".jpg", ".svg", ".gif", ".mp4", ".md", ".txt",
@@ -131,7 +130,7 @@ def package(
     title = repo.split("/")[1]
     tags = ("robotics", "world-model", "gymnasium", "lerobot", "envhub", checked.checkpoint.robot)
     about = About(title, tags, license=license)
-    if is_written(card):
+    if not is_ours(card):
         text = keep_card(card, about, checked.measures)
     elif not checked.measures:
         with_ = f"--world-model {folder}{_data(checked.checkpoint)}"
@@ -143,7 +142,9 @@ def package(
         facts = "\n".join(f"| {name} | {fact} |" for name, fact in checked.facts.items() if fact)
         told = {"id": env_id(checked.checkpoint.robot), "repo": repo, "manifest": MANIFEST}
         text = write_card(about, _BODY.format(title=title, facts=facts, **told), checked.measures)
-    files |= {CARD: text.encode(), **{name: text.encode() for name, text in package_files(repo).items()}}
+    env = Path(__file__).with_name("envhub_checkpoint.txt").read_text(encoding="utf-8").format(repo=repo)
+    needs = f"prophet-gym>={version('prophet-gym')}\n"
+    files |= {CARD: text.encode(), "env.py": env.encode(), "requirements.txt": needs.encode()}
     return without_places(files), left_out, checked
 
 

@@ -182,12 +182,6 @@ def weights_beside(script: str, repo: str) -> str:
     return str(folder) if (folder / CONFIG).is_file() else repo
 
 
-def package_files(repo: str) -> dict[str, str]:
-    """Return the texts of the files that make a checkpoint's repository an EnvHub package, by their names."""
-    text = Path(__file__).with_name("envhub_checkpoint.txt").read_text(encoding="utf-8")
-    return {"env.py": text.format(repo=repo), "requirements.txt": _requirements()}
-
-
 def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
     """Write the three files of an EnvHub package with `weights` (`bundled`, or `owner/repo@revision` of the Hub)."""
     target = Path(folder)
@@ -195,12 +189,8 @@ def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
     for name, template in {"env.py": "envhub_env.txt", "README.md": "envhub.md"}.items():
         text = Path(__file__).with_name(template).read_text(encoding="utf-8")
         (target / name).write_text(text.format(weights=weights), encoding="utf-8")
-    (target / "requirements.txt").write_text(_requirements(), encoding="utf-8")
+    (target / "requirements.txt").write_text(f"prophet-gym>={version('prophet-gym')}\n", encoding="utf-8")
     return target
-
-
-def _requirements() -> str:
-    return f"prophet-gym>={version('prophet-gym')}\n"
 
 
 def _renamed(parts: Mapping[str, Any], kind: type) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from prophet_gym._checks import unknown_option
 from prophet_gym.envs._episodes import sub_env_info
 from prophet_gym.envs.wrappers._common import require_arrays
 
-Acting = Callable[[Mapping[str, np.ndarray], Sequence[Any]], np.ndarray]
+_Acting = Callable[[Mapping[str, np.ndarray], Sequence[Any]], np.ndarray]
 """An `ActingPolicy` of `prophet_gym.evaluation`, which this module does not know."""
 
 
@@ -120,7 +120,7 @@ class Sb3VecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-def acting(env: VectorEnv, path: str, algorithm: str = "PPO") -> Acting:
+def acting(env: VectorEnv, path: str, algorithm: str = "PPO") -> _Acting:
     """Load what Stable-Baselines3 saved as a policy for `prophet rank`: the mean of its distribution acts.
 
     Args:

@@ -175,9 +175,7 @@ class FrameProphet(Prophet):
     @torch.no_grad()
     def decode(self, state: State, ages: Int[Tensor, " b"]) -> UInt8[Tensor, "b h w 3"]:
         """Return one frame of each element, `ages[i]` before its newest, as the dream shows it."""
-        latents = state["latents"]
-        chosen = latents[torch.arange(len(ages)), latents.shape[1] - 1 - ages.to(latents.device)]
-        decoded = self.autoencoder.decode(self._front(chosen))[:, None]
+        decoded = self.autoencoder.decode(self._front(latents_at(state, ages)))[:, None]
         return self._shown(decoded, state["reference"], state["reference_decoded"])[:, 0]
 
     @torch.no_grad()
@@ -260,6 +258,12 @@ class FrameProphet(Prophet):
             ),
         }
         require_none({**problems, **more}, CheckpointError, "prophet.json and the networks do not fit: ")
+
+
+def latents_at(state: State, ages: Int[Tensor, " b"]) -> Float[Tensor, "b c y x"]:
+    """Return the latents of one frame of each element, `ages[i]` before its newest."""
+    latents = state["latents"]
+    return latents[torch.arange(len(ages)), latents.shape[1] - 1 - ages.to(latents.device)]
 
 
 def beyond_size(names: str, numbers: Sequence[float | int]) -> dict[str, bool]:

@@ -19,6 +19,7 @@ from prophet_gym._checks import require_none
 from prophet_gym.embodiments._kinematics import axis_angle, turn_between, turned
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, stack_frames
+from prophet_gym.prophet._frames import latents_at
 from prophet_gym.prophet._gripper import (
     ChunkInputs,
     ChunkStart,
@@ -223,8 +224,7 @@ class TwoViewProphet(SmallProphet):
                 f"these dreams began without an image of the camera at the hand: give their initial states "
                 f"extra['{_WRIST_IMAGE}'] (`prophet starts --cameras agentview wrist` does), or leave cameras= away"
             )
-        latents = state["latents"]
-        chosen = latents[torch.arange(len(ages)), latents.shape[1] - 1 - ages.to(latents.device)]
+        chosen = latents_at(state, ages)
         return self.autoencoder.decode(chosen[..., chosen.shape[-2] // 2 :, :])
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prophet_gym._checks import require_count, require_when
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.world_model import LARGEST_REWARD, RewardOutput
+from prophet_gym.world_model import RewardOutput
 
 
 class FunctionReward:
@@ -64,7 +64,7 @@ class FunctionReward:
             number = float(result)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the function of a reward must return a number or None, got {result!r}") from error
-        if not abs(number) <= LARGEST_REWARD:  # nor NaN
+        if not abs(number) <= torch.finfo(torch.float32).max:  # nor NaN
             wanted = "number that float32 can hold," if math.isfinite(number) else "finite number"
             raise ValueError(f"the function of a reward must return a {wanted} or None, got {number}")
         return number

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from prophet_gym import errors
 from prophet_gym._checks import first_line, shown, unknown_option
+from prophet_gym._io.tensor_files import metadata_of
 from prophet_gym.specs import FIRST_CAMERA, InitialState
 
 PROTOCOL = 1
 """Raised when a server and a client of before would not understand each other."""
 PROTOCOL_HEADER = "prophet-protocol"
 BINARY, JSON = "application/octet-stream", "application/json"
-_FACTS = ("frames", "instruction", "suite", "task", "index", "split", "extra")
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (*vars(errors).values(), *vars(gym.error).values(), KeyError, RuntimeError, TypeError, ValueError)
@@ -73,9 +73,7 @@ def unpack(body: bytes) -> dict[str, Any]:
     """Return the message of `pack`, its arrays writeable; ValueError for other bytes."""
     try:
         arrays = load(body)
-        # safetensors reads no metadata from bytes: the JSON header follows its own length in 8 bytes.
-        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-        message = _read(json.loads(header["__metadata__"]["message"]), arrays)
+        message = _read(json.loads(metadata_of(body)["message"]), arrays)
     except (SafetensorError, LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         # RuntimeError: deep JSON is a RecursionError.
         raise ValueError(f"a body must be a message in safetensors, got others ({first_line(error)})") from error
@@ -105,7 +103,7 @@ def _written(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return {"$bytes": _kept(np.frombuffer(bytes(value), np.uint8), arrays)}
     if isinstance(value, InitialState):
-        return {"$start": {name: _written(getattr(value, name), arrays) for name in _FACTS}}
+        return {"$start": {name: _written(each, arrays) for name, each in vars(value).items()}}
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         if value.dtype.kind in "biuf":
             return {"$array": _kept(value, arrays)}

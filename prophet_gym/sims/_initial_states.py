@@ -8,7 +8,8 @@ import numpy as np
 
 from prophet_gym.embodiments._embodiment import pose_extra
 from prophet_gym.embodiments._kinematics import ToolPose, matrix_to_euler, quaternion_to_matrix
-from prophet_gym.sims.simulator import check_cameras, check_split, check_task
+from prophet_gym.sims._require import check_cameras, check_split
+from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
 
 TRAIN_SEED = 1_000_000

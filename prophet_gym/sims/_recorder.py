@@ -24,15 +24,9 @@ from prophet_gym.data._episode import Episode, Simulation
 from prophet_gym.data._recording import begin_recording, episode_path, recorded_facts, simulated_episode, write_episode
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import InvalidActionError, SimulatorLostError
+from prophet_gym.sims._require import check_cameras, check_split
 from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers
-from prophet_gym.sims.simulator import (
-    HasWristCamera,
-    Simulator,
-    SimulatorClass,
-    check_cameras,
-    check_split,
-    check_task,
-)
+from prophet_gym.sims.simulator import HasWristCamera, Simulator, SimulatorClass, check_task
 from prophet_gym.specs import FIRST_CAMERA, WRIST_CAMERA
 
 Starts = Literal["random", "official"]
@@ -86,25 +80,6 @@ def _episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, n
     """Return the simulator's seed and the script's generator; the look has no part in them."""
     placement, motion = np.random.SeedSequence([zlib.crc32(suite.encode()), task, index, seed]).spawn(2)
     return int(placement.generate_state(1)[0]), np.random.default_rng(motion)
-
-
-def record_episode(
-    sim: Simulator,
-    index: int,
-    seed: int,
-    mode: str | None = None,
-    *,
-    starts: Starts = "random",
-    render: bool = True,
-    actor: Actor | None = None,
-) -> tuple[Episode, UInt8[np.ndarray, "t h w 3"]]:
-    """Reset the simulator, play episode `index` of its task and return it with its t + 1 frames, none if not rendered.
-
-    Arguments are those of `record_views`, which draws both cameras.
-    """
-    cameras = (FIRST_CAMERA,) if render else ()
-    episode, views = record_views(sim, index, seed, mode, starts=starts, cameras=cameras, actor=actor)
-    return episode, views.get(FIRST_CAMERA, np.empty((0, sim.size, sim.size, 3), np.uint8))
 
 
 def record_views(

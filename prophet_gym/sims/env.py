@@ -17,7 +17,8 @@ from prophet_gym.envs.single_env import SingleEnv
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims._episodes import Advance, Hand, LocalStages, Opening, Scene, WorkerStages
 from prophet_gym.sims._initial_states import TRAIN_SEED
-from prophet_gym.sims.simulator import check_cameras, check_split, check_task
+from prophet_gym.sims._require import check_cameras, check_split
+from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA, WRIST_CAMERA, InitialState
 
 _RESET_OPTIONS = ("reset_mask", "start", "task")

@@ -16,7 +16,6 @@ from jaxtyping import Float, UInt8
 from prophet_gym._checks import unknown_option
 from prophet_gym._registration import PERTURBED, SUITES
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 
 _GROUP = "prophet_gym.simulators"
 _LIBERO = "prophet_gym.sims.libero.simulator:LiberoSimulator"
@@ -173,31 +172,6 @@ def simulator_of(suite: str) -> SimulatorClass:
     if suite not in known:
         raise unknown_option("suite", suite, known)
     return resolve_name(known[suite])
-
-
-def check_split(suite: str, split: str) -> None:
-    """Raise UnknownOptionError unless episodes of a suite can start from this split."""
-    splits = simulator_of(suite).splits
-    if split == "train" and splits == ("official",):
-        raise UnknownOptionError(f"{suite} is for evaluation only: it has the split 'official', and no 'train'")
-    if split not in splits:
-        raise unknown_option("split", split, splits)
-
-
-def check_cameras(suite: str, cameras: Sequence[str] | np.ndarray) -> tuple[str, ...]:
-    """Return names of cameras in the order of `specs.CAMERAS`; UnknownOptionError unless a suite's simulator has them.
-
-    ValueError unless the first camera is among them, and each at most once.
-    """
-    # It imports torch, which a process that only simulates does without.
-    from prophet_gym.envs._plain import require_cameras
-
-    names = require_cameras(cameras)
-    own = tuple(CAMERAS) if issubclass(simulator_of(suite), HasWristCamera) else (FIRST_CAMERA,)
-    for camera in names:
-        if camera not in own:
-            raise unknown_option(f"camera of {suite}", camera, own)
-    return names
 
 
 def check_task(suite: str, task: int | None = None, look: str | None = None) -> SimulatorClass:

@@ -296,12 +296,7 @@ def train_transformer(
 
 
 def rehearsed(
-    chunk_loss: ChunkLoss,
-    tracker: Tracker,
-    data: LatentEpisodes,
-    config: Config,
-    rehearsal: Rehearsal,
-    steps: int,
+    chunk_loss: ChunkLoss, tracker: Tracker, data: LatentEpisodes, config: Config, rehearsal: Rehearsal, steps: int
 ) -> tuple[Loss, Any]:
     """Return the loss of training on dreams for `steps` steps, and what it carries from one to the next."""
     tracker.eval().requires_grad_(requires_grad=False)

@@ -27,15 +27,7 @@ from prophet_gym._checks import shown
 from prophet_gym._io.atomic import atomic_directory, atomic_write
 from prophet_gym._io.files import read_json, read_json_lines
 from prophet_gym._io.processes import by_main, gathered
-from prophet_gym._io.processes._sharding import (
-    as_stored_in,
-    flattened,
-    is_sharded,
-    nested,
-    read_shards,
-    room_like,
-    write_shards,
-)
+from prophet_gym._io.processes._sharding import as_stored_in, is_sharded, nested, read_shards, room_like, write_shards
 from prophet_gym._io.processor import machine
 from prophet_gym._io.tensor_files import read_tensors, read_torch, write_tensors, write_torch
 from prophet_gym.data._recording import list_episodes
@@ -276,13 +268,7 @@ class States:
         return any(map(is_sharded, self.trained.values()))
 
     def _save_shards(self, target: Path, others: Sequence[Any], progress: str) -> None:
-        # What a killed run left there may be of another number of processes.
-        by_main(lambda: shutil.rmtree(target, ignore_errors=True))
-        by_main(lambda: target.mkdir(parents=True))
-        leaves = flattened({"optimizer": self.optimizer.state_dict(), **self._tensors()})
-        tensors = {name: each for name, each in leaves.items() if isinstance(each, Tensor)}
-        write_shards(target, tensors)
-        rest = {name: each for name, each in leaves.items() if name not in tensors}
+        rest = write_shards(target, {"optimizer": self.optimizer.state_dict(), **self._tensors()})
         by_main(lambda: write_torch(rest, target / _REST))
         by_main(lambda: write_torch(others, target / _OTHERS))
         by_main(lambda: atomic_write(target / _PROGRESS, progress))

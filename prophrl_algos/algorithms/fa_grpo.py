@@ -17,7 +17,7 @@ from prophrl_algos.algorithms._algorithm import Algorithm
 from prophrl_algos.flow import cps_step, no_step, renoised
 
 
-def sum_flow_steps(
+def _sum_flow_steps(
     log_ratio: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
 ) -> tuple[Float[Tensor, "s n a"], Float[Tensor, "s n a"]]:
     """Return one log-ratio per action dimension: sum_k (l_k - l_k_old)."""
@@ -28,7 +28,7 @@ def sum_flow_steps(
 FA_GRPO = Algorithm(
     "fa-grpo",
     "the paper's own (ProphRL): one ratio per action dimension, from log-ratios summed over flow steps",
-    sum_flow_steps,
+    _sum_flow_steps,
 )
 FA_GRPO_CPS = replace(
     FA_GRPO, name="fa-grpo-cps", summary="FA-GRPO with coefficients-preserving noise (CPS)", kernel=cps_step

@@ -67,3 +67,19 @@ def test_ruff_knows_an_imperative(style):
 def test_crowded_folders_are_named(style):
     files = [Path("a") / f"{number}.py" for number in range(15)] + [Path("b/c.py")]
     assert style.crowded(files) == {"a": 15}
+
+
+def test_this_checkout_keeps_its_limits(style):
+    files = style.files_of(style.ROOT)
+    if not (style.ROOT / ".git").exists():
+        pytest.skip("what is no checkout may hold other files too")
+    assert style.crowded(files) == {}, f"a folder has at most {style.MAX_FILES} files side by side"
+    paths = [path for path in files if path.suffix == ".py" and path.parts[0] in style.PACKAGES]
+    texts = {path: (style.ROOT / path).read_text(encoding="utf-8") for path in paths}
+    trees = {path: ast.parse(text) for path, text in texts.items()}
+    count = sum(map(len, style.names_of([tree for path, tree in trees.items() if style.is_public(path)])))
+    assert count <= 120, f"{count} public names: what nobody imports begins with an underscore"
+    lines = sum(len(text.splitlines()) for text in texts.values())
+    assert sum(map(style.comments_of, texts.values())) >= 12 * lines / 1000
+    words = style.first_words(list(trees.values()))
+    assert sum(words[word] for word in style.imperatives(sorted(words))) >= 0.95 * words.total()

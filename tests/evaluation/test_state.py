@@ -10,9 +10,9 @@ from prophet_gym.data._episode import Simulation
 from prophet_gym.envs import InitialStates, ProphetVectorEnv
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.evaluation._state import StateErrors, compared, half_widths, state_errors, state_table, summarise_state
-from prophet_gym.prophet._presets import tiny_two_view_prophet
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import CountingWorldModel
+from tests.train.robot.tiny import tiny_two_view_prophet
 
 STATE = np.array([0.1, -0.2, 0.9, 3.1, 0.1, 0.05, 0.03, -0.02])
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prophet_gym._io import atomic
-from prophet_gym._io.hub import verified, write_manifest
+from prophet_gym._io.hub._manifest import verified, write_manifest
 from prophet_gym.envs._initial_states import INDEX_NAME, read_initial_states, write_initial_states
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet import Prophet, tiny_full_prophet, tiny_prophet

@@ -16,9 +16,9 @@ from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.cli.main import main
 from prophet_gym.envs import write_initial_states
 from prophet_gym.interop.lerobot import LeRobotVectorEnv, make_env, weights_beside
-from prophet_gym.prophet._presets import tiny_action_prophet
 from prophet_gym.specs import InitialState
 from tests.interop.test_lerobot import load
+from tests.train.robot.tiny import tiny_action_prophet
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "publish.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")

@@ -16,20 +16,21 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from prophet_gym._io.hub import MANIFEST, write_manifest
+from prophet_gym._io.hub import MANIFEST
+from prophet_gym._io.hub._manifest import write_manifest
 from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli.main import main
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.interop.lerobot import make_env
 from prophet_gym.prophet import ActionProphet, Prophet
-from prophet_gym.prophet._presets import tiny_action_prophet
 from prophet_gym.specs import InitialState
 from prophet_gym.train._robot import Args as RobotArgs
 from prophet_gym.train._robot import main as train_robot
 from tests.hub.conftest import error_of
 from tests.hub.server import READER, STRANGER
 from tests.train.robot.conftest import JointWriter
+from tests.train.robot.tiny import tiny_action_prophet
 
 BUNDLED = Path(Checkpoint.named("bundled").folder)
 pytestmark = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")

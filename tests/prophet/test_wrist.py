@@ -13,11 +13,11 @@ from prophet_gym.embodiments._kinematics import axis_angle, turn_between, turned
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.prophet import Prophet, TwoViewConfig, TwoViewProphet
 from prophet_gym.prophet._gripper import ChunkStart
-from prophet_gym.prophet._presets import tiny_two_view_prophet
 from prophet_gym.prophet._wrist import plane_grid, plane_grid_at_rest, rotation_of
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import check_world_model
 from prophet_gym.world_model import ShowsWrist
+from tests.train.robot.tiny import tiny_two_view_prophet
 
 WRIST = torch.tensor(get_embodiment("libero").wrist).float()
 REST = torch.tensor([1.0, 0.0, 0.0, 0.0])

@@ -12,13 +12,13 @@ import torch
 
 from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
 from prophet_gym.errors import CheckpointError, UnknownOptionError
-from prophrl_algos._checkpoint import LAST, load_checkpoint, save_checkpoint
+from prophrl_algos._checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from prophrl_algos._loggers import CsvLogger, Logger, make_logger, run_name
 from prophrl_algos._named import read_weights
 from prophrl_algos.algorithms import REINFLOW, FlowScale
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.rollout import Grouping
-from prophrl_algos.run import BEST, run
+from prophrl_algos.run import run
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=3)

@@ -7,7 +7,7 @@ import pytest
 from prophet_gym.data._recording import begin_recording, episode_path, list_episodes, read_episode
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.sims import _recorder as recorder
-from prophet_gym.sims._recorder import Plan, _episode_seeds, collect, record_episode
+from prophet_gym.sims._recorder import Plan, _episode_seeds, collect, record_views
 from prophet_gym.sims.libero import _install as install
 
 TASK = 6
@@ -75,10 +75,10 @@ def recording(tmp_path_factory):
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 class TestWithLibero:
     def test_an_episode_does_not_depend_on_what_the_simulator_did_before(self, sim, recording):
-        record_episode(sim, 5, 3, "expert", render=False)
+        record_views(sim, 5, 3, "expert", cameras=())
         for path in list_episodes(recording):
             recorded = read_episode(path)
-            again, _ = record_episode(sim, int(path.stem[-5:]), 3, render=False)
+            again, _ = record_views(sim, int(path.stem[-5:]), 3, cameras=())
             np.testing.assert_array_equal(again.actions, recorded.actions)
             for name in ("gripper_position", "object_positions", "success", "init_state", "mode", "seed"):
                 np.testing.assert_array_equal(getattr(again.sim, name), getattr(recorded.sim, name), err_msg=name)
@@ -127,7 +127,7 @@ class TestWithLibero:
 
     def test_a_recording_holds_the_actions_that_the_robot_executed(self, sim):
         wild = np.random.default_rng(0).normal(0, 2, (6, 7))
-        episode, _ = record_episode(sim, 0, 5, render=False, actor=lambda sim, rng: iter(wild))
+        episode, _ = record_views(sim, 0, 5, cameras=(), actor=lambda sim, rng: iter(wild))
         np.testing.assert_array_equal(episode.actions, np.clip(wild, -1, 1).astype(np.float32))
         assert (episode.sim.mode, len(episode)) == ("policy", 6)
 
@@ -136,7 +136,7 @@ class TestWithLibero:
         with pytest.raises(
             InvalidActionError, match=rf"episode 4 of task {TASK}, step 1: .* finite numbers, got \[nan"
         ):
-            record_episode(sim, 4, 5, render=False, actor=lambda sim, rng: iter(broken))
+            record_views(sim, 4, 5, cameras=(), actor=lambda sim, rng: iter(broken))
 
     def test_official_states_are_recognised(self, sim):
         sim.reset(official=7)
@@ -146,6 +146,6 @@ class TestWithLibero:
 
     def test_the_expert_succeeds_and_success_stays_in_view(self, sim):
         for index in range(3):
-            episode, _ = record_episode(sim, index, 11, "expert", render=False)
+            episode, _ = record_views(sim, index, 11, "expert", cameras=())
             assert episode.sim.success[-16:].all()
             assert len(episode) <= 240

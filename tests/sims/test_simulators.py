@@ -12,7 +12,7 @@ from prophet_gym.data._recording import META, RecordingSource, list_episodes, re
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.sims import simulator
 from prophet_gym.sims._initial_states import render_initial_states
-from prophet_gym.sims._recorder import record_episode
+from prophet_gym.sims._recorder import record_views
 from prophet_gym.sims.env import SimulatorVectorEnv
 from prophet_gym.sims.simulator import Simulator, check_task, register_simulator, simulator_of
 
@@ -34,10 +34,10 @@ def test_the_toy_keeps_the_protocol(pushing):
 
 def test_an_episode_of_the_toy_is_a_function_of_its_seed(pushing):
     sim = pushing("pushing", 0)
-    episode, frames = record_episode(sim, 4, 0, "straight")
-    again, _ = record_episode(sim, 4, 0, "straight", render=False)
+    episode, views = record_views(sim, 4, 0, "straight")
+    again, _ = record_views(sim, 4, 0, "straight", cameras=())
     np.testing.assert_array_equal(episode.actions, again.actions)
-    assert frames.shape == (len(episode) + 1, 32, 32, 3)
+    assert views["agentview"].shape == (len(episode) + 1, 32, 32, 3)
     assert episode.sim.success[-16:].all()
     assert (episode.robot, episode.fps, episode.sim.suite) == ("libero", 20.0, "pushing")
 

@@ -79,11 +79,6 @@ def keep_card(path: Path, about: About, measures: Sequence[Measure]) -> str:
     return str(card)
 
 
-def is_written(path: Path) -> bool:
-    """Return whether a card is there that a person wrote, rather than a save."""
-    return path.is_file() and MARKER not in path.read_text(encoding="utf-8", errors="replace")
-
-
 def _front_matter(about: About, measures: Sequence[Measure]) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 

@@ -5,6 +5,7 @@ read by any number of processes.
 """
 
 import atexit
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from prophet_gym._checks import first_line, shown
+from prophet_gym._io.processes._together import by_main
 from prophet_gym.errors import CheckpointError
 
 Place = Callable[[str, torch.Size, torch.dtype], Tensor]
@@ -82,7 +84,7 @@ def gathered_weights(*modules: nn.Module) -> Iterator[None]:
             each.reshard()
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Any) -> bool:
     """Return whether each process holds a part of a tensor."""
     return hasattr(tensor, "full_tensor")
 
@@ -129,17 +131,27 @@ def nested(leaves: Mapping[str, Any]) -> dict[Any, Any]:
     return tree
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors, each process its shards, into a folder that is there; all processes must do it."""
+def write_shards(folder: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the tensors of nested mappings, each process its shards, into a new folder; all processes must do it.
+
+    Returns:
+        The leaves that are no tensors, by the names of `flattened`.
+    """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
 
+    leaves = flattened(tree)
+    tensors = {name: each for name, each in leaves.items() if isinstance(each, Tensor)}
+    # What a killed run left there may be of another number of processes.
+    by_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+    by_main(lambda: folder.mkdir(parents=True))
     try:
         writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(dict(tensors), storage_writer=writer)
+        dcp.save(tensors, storage_writer=writer)
     # Torch's own exception is of another kind, a BaseException.
     except (RuntimeError, OSError, CheckpointException) as error:
         raise OSError(f"cannot write {folder}: {first_line(error)}; is the disk full?") from error
+    return {name: each for name, each in leaves.items() if name not in tensors}
 
 
 def read_shards(folder: Path, place: Place, *, chosen: str = "") -> dict[str, Tensor]:

@@ -18,10 +18,10 @@ from jaxtyping import Float32, Float64, UInt8
 
 from prophet_gym._checks import unknown_option
 from prophet_gym._io.files import modified, parse_object, read_json, read_text, reading
-from prophet_gym.data._episode import Episode, _choose
+from prophet_gym.data._episode import ByRows, Episode, _choose
 from prophet_gym.data._hdf5 import open_hdf5
 from prophet_gym.data._reading import ToolReading, finite
-from prophet_gym.data._video import decode_frames
+from prophet_gym.data._video import decode_frames, frame_size
 from prophet_gym.embodiments import camera_matrix
 from prophet_gym.embodiments._agibot import GRIPPER
 
@@ -35,7 +35,7 @@ _BEYOND = 0.02
 """Bound how far a gripper's command may lie outside 0 .. 1, which is rounding; it is clipped."""
 
 
-class AgibotSource:
+class AgibotSource(ByRows):
     """Read AgiBot World from disk.
 
     Args:
@@ -77,13 +77,6 @@ class AgibotSource:
         self.names = _choose(str(self.root), [f"{task}/{episode}" for task, episode in known], episodes, without)
         self.rows = [_rows(self._path(name)) for name in self.names]
         self._require_camera()
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def steps(self, index: int) -> int:
-        """Return the number of actions of episode `index` with a frame before and after."""
-        return max(self.rows[index] - 1, 0)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -222,13 +215,7 @@ def _camera(folder: Path, camera: str, video: Path) -> Float64[np.ndarray, "3 4"
         moved = max(float(np.abs(each - each[:1]).max()) for each in (turns, places))
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = turns[0], places[0]
-        return None if moved > _STILL else camera_matrix(matrix, pose, _size(video, modified(video)))
-
-
-@lru_cache(maxsize=1024)
-def _size(video: Path, changed: int) -> tuple[int, int]:  # noqa: ARG001 (cache key)
-    height, width = _read(video, 0, 1).shape[1:3]
-    return height, width
+        return None if moved > _STILL else camera_matrix(matrix, pose, frame_size(video))
 
 
 def _read(video: Path, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:

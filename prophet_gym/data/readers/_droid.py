@@ -9,7 +9,7 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from prophet_gym._checks import unknown_option
-from prophet_gym._io.files import modified, read_json
-from prophet_gym.data._episode import Episode, _choose
+from prophet_gym._io.files import read_json
+from prophet_gym.data._episode import ByRows, Episode, _choose
 from prophet_gym.data._hdf5 import open_hdf5
 from prophet_gym.data._reading import ToolReading, finite, success_of
-from prophet_gym.data._video import decode_frames, frame_times
+from prophet_gym.data._video import decode_frames, frame_size, frame_times
 from prophet_gym.embodiments import camera_matrix
 from prophet_gym.embodiments._droid import CONTROL_HZ
 from prophet_gym.embodiments._kinematics import euler_to_matrix
@@ -45,7 +45,7 @@ class _Metadata:
     poses: dict[str, Float64[np.ndarray, " 6"] | None]
 
 
-class DroidSource:
+class DroidSource(ByRows):
     """Read raw DROID episodes: all folders under `root` that hold a `trajectory.h5`.
 
     Args:
@@ -90,13 +90,7 @@ class DroidSource:
         self.camera, self.intrinsics = camera, intrinsics
         self.names = [name for name in names if told[name].success in wanted[outcome]]
         self.metadata = [told[name] for name in self.names]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def steps(self, index: int) -> int:
-        """Return the number of actions of episode `index` with a frame before and after."""
-        return max(self.metadata[index].rows - 1, 0)
+        self.rows = [each.rows for each in self.metadata]
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -184,13 +178,7 @@ def _camera(
         return None
     camera_to_base = np.eye(4)
     camera_to_base[:3, :3], camera_to_base[:3, 3] = euler_to_matrix(pose[3:]), pose[:3]
-    return camera_matrix(intrinsics, camera_to_base, _size(video, modified(video)))
-
-
-@lru_cache(maxsize=1024)
-def _size(video: Path, changed: int) -> tuple[int, int]:  # noqa: ARG001 (cache key)
-    height, width = _read(video, 0, 1).shape[1:3]
-    return height, width
+    return camera_matrix(intrinsics, camera_to_base, frame_size(video))
 
 
 def _read(video: Path, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64, UInt8
 
 from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym._io.files import read_json
-from prophet_gym.data._episode import Episode, _choose
+from prophet_gym.data._episode import ByRows, Episode, _choose
 from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, decode_images, finite, success_of, upright
 from prophet_gym.data.readers._tfrecord import Record, Values, byte_strings, count, examine, list_records, numbers
 
@@ -77,7 +77,7 @@ LAYOUTS = {
 _VARIANTS = {"droid_100": "droid", "bridge_orig": "bridge_dataset"}
 
 
-class RldsSource:
+class RldsSource(ByRows):
     """Read one split of an RLDS data set from disk.
 
     Args:
@@ -127,13 +127,6 @@ class RldsSource:
         self.rows = [self._rows(record) for record in self.records]
         matrices = cameras_of(calibration, len(records))
         self.cameras = [matrices[number] for number in kept]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def steps(self, index: int) -> int:
-        """Return the number of actions of episode `index` with a frame before and after."""
-        return max(self.rows[index] - 1, 0)
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -80,14 +80,19 @@ def _closest_weights(
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+def _normals(corners: Float[np.ndarray, "f 3 3"]) -> tuple[Float[np.ndarray, "f 3"], Float[np.ndarray, " f"]]:
+    """Return the normals of faces, and twice their areas."""
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(normals, axis=1)
+    return normals / np.maximum(area, 1e-30)[:, None], area
+
+
 class Surface:
     """Find the texture coordinates of a full textured surface near points in space."""
 
     def __init__(self, corners: Float[np.ndarray, "f 3 3"], uv: Float[np.ndarray, "f 3 2"]) -> None:
         self._corners, self._uv = corners, uv
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        area = np.linalg.norm(normals, axis=1)
-        self._normals = normals / np.maximum(area, 1e-30)[:, None]
+        self._normals, area = _normals(corners)
         rng = np.random.default_rng(0)
         # Every face is sampled once, the larger ones as often as their area asks.
         drawn = rng.choice(len(corners), _SAMPLES, p=area / area.sum())
@@ -135,12 +140,11 @@ def mismatch(
     pixels: UInt8[np.ndarray, "h w c"],
 ) -> float:
     """Return the fraction of the new faces' area whose colours clearly differ from those of the full surface."""
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.linalg.norm(normals, axis=1)
+    normals, area = _normals(corners)
     rng = np.random.default_rng(0)
     faces, weights = rng.choice(len(corners), _COMPARED, p=area / area.sum()), rng.dirichlet(np.ones(3), _COMPARED)
     points = np.einsum("nc,ncd->nd", weights, corners[faces])
-    true = full.texture_coordinates(points, normals[faces] / np.maximum(area[faces], 1e-30)[:, None])
+    true = full.texture_coordinates(points, normals[faces])
     mapped = np.einsum("nc,ncd->nd", weights, uv[faces])
     away = np.abs(_colours(pixels, true).astype(float) - _colours(pixels, mapped)).max(axis=1)
     return float((away > _CLEARLY).mean())
@@ -159,8 +163,7 @@ def bake(
     first[order] = patch_corners(count, side)
     inner = cell - 2 * _MARGIN
     uv = (first[:, None] + _MARGIN + inner * np.array([[0, 0], [1, 0], [0, 1]])) / side
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    normals, _ = _normals(corners)
     weights = _weights(cell)
     baked = np.zeros((side, side, pixels.shape[2]), dtype=np.uint8)
     # A texture's worth of points at once would take gigabytes.

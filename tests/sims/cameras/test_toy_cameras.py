@@ -25,8 +25,9 @@ from prophet_gym.errors import UnknownOptionError
 from prophet_gym.sims import simulator
 from prophet_gym.sims._initial_states import render_initial_states
 from prophet_gym.sims._recorder import Plan, collect
+from prophet_gym.sims._require import check_cameras
 from prophet_gym.sims.env import SimulatorVectorEnv
-from prophet_gym.sims.simulator import HasWristCamera, check_cameras, register_simulator, simulator_of
+from prophet_gym.sims.simulator import HasWristCamera, register_simulator, simulator_of
 from prophet_gym.testing import CountingWorldModel, assert_same, check_prophet_env, counting_starts
 from prophet_gym.world_model import ShowsWrist
 

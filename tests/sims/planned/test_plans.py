@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prophet_gym._registration import SUITES
-from prophet_gym.sims._recorder import record_episode
+from prophet_gym.sims._recorder import record_views
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero import simulator
 from prophet_gym.sims.libero._experts import MODES, SCRIPT_VERSION
@@ -32,7 +32,7 @@ def test_a_change_of_planned_scripts_leaves_recordings_of_the_others_as_they_are
 
 
 def test_the_actions_of_an_expert_alone_lead_to_success(sim):
-    episode, _ = record_episode(sim, 0, 7777, "expert", render=False)
+    episode, _ = record_views(sim, 0, 7777, "expert", cameras=())
     assert episode.sim.success[-10:].all()
     # Nothing but the actions moved anything: the same actions from the same state lead to the same end.
     sim.set_state(episode.sim.init_state)
@@ -61,7 +61,7 @@ def test_an_episode_of_every_mode_is_a_function_of_its_seed(sim, mode):
 
 
 def test_a_hand_that_slips_opens_on_the_way_and_ends_there(sim):
-    episode, _ = record_episode(sim, 1, 7777, "slip", render=False)
+    episode, _ = record_views(sim, 1, 7777, "slip", cameras=())
     closed = episode.actions[:, 6] > 0
     assert closed.any()
     assert not closed[-8:].any()

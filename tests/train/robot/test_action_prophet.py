@@ -16,11 +16,11 @@ from prophet_gym.embodiments import get_embodiment, get_robot, named_robot
 from prophet_gym.errors import CheckpointError, UnknownOptionError
 from prophet_gym.prophet import ActionProphet, Prophet
 from prophet_gym.prophet._gripper import Untracked
-from prophet_gym.prophet._presets import tiny_action_prophet
 from prophet_gym.testing import check_world_model
 from prophet_gym.train._autoencoder import moving_places
 from prophet_gym.train._dynamics import Dreams, dream_loss
 from prophet_gym.world_model import TracksGripper
+from tests.train.robot.tiny import tiny_action_prophet
 
 
 def seeded() -> list[torch.Generator]:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from prophet_gym.cli.main import main
-from prophet_gym.prophet._presets import action_transformer, tiny_action_prophet
+from prophet_gym.prophet._presets import action_transformer
 from prophet_gym.train._inspect import inspected
 from tests.data_.conftest import CAMERA, LeRobotWriter
+from tests.train.robot.tiny import tiny_action_prophet
 
 from .conftest import JOINTS, KEPT, joints
 

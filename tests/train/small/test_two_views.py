@@ -16,12 +16,13 @@ from prophet_gym.evaluation import evaluate_open_loop
 from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet, TwoViewConfig, TwoViewProphet, tiny_prophet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
-from prophet_gym.prophet._presets import small_transformer, tiny_two_view_prophet
+from prophet_gym.prophet._presets import small_transformer
 from prophet_gym.specs import CAMERAS
 from prophet_gym.train._autoencoder import load_footage
 from prophet_gym.train._dynamics import Dreams, shown
 from prophet_gym.train._small import Args, main
 from prophet_gym.train._view import measure_view
+from tests.train.robot.tiny import tiny_two_view_prophet
 
 REST = np.array([1.0, 0.0, 0.0, 0.0])
 FLOOR = 0.1

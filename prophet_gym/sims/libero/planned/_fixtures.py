@@ -8,13 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from prophet_gym.sims.libero._hand import CLOSE, OPEN
 from prophet_gym.sims.libero.planned._skills import UP, front_of, retreat
-from prophet_gym.sims.libero.planned._tool import (
-    LEVEL,
-    Tool,
-    across,
-    leaning,
-    turned,
-)
+from prophet_gym.sims.libero.planned._tool import LEVEL, Tool, across, leaning, turned
 
 ENOUGH = 0.144
 """Metres that a drawer is opened: hardly more than LIBERO asks for (0.14), since an open drawer hangs over things."""

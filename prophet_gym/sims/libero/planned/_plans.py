@@ -11,15 +11,7 @@ from prophet_gym.sims.libero._hand import CLOSE, HOME, OPEN, WORKSPACE_LOW, draw
 from prophet_gym.sims.libero.planned._fixtures import close, open_drawer, turn_knob
 from prophet_gym.sims.libero.planned._goals import Skill, Step, plan
 from prophet_gym.sims.libero.planned._scene import Scene
-from prophet_gym.sims.libero.planned._skills import (
-    best_hold,
-    carry,
-    pick,
-    push,
-    put,
-    surface,
-    wait,
-)
+from prophet_gym.sims.libero.planned._skills import best_hold, carry, pick, push, put, surface, wait
 from prophet_gym.sims.libero.planned._tool import LEVEL, Tool, known_kinds
 
 SKILLS: Mapping[Skill, Callable[..., Iterator[np.ndarray]]] = {

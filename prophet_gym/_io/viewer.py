@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from prophet_gym._io.panels import side_by_side
+
 PATIENCE = 5.0
 """Seconds to wait for a browser that was asked to open the page."""
 SIDE = 384
@@ -52,8 +54,6 @@ class Viewer:
     def show(self, videos: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]]) -> None:
         """Show videos side by side, each under its label, once what waits was shown; one that ends sooner rests."""
         import cv2
-
-        from prophet_gym._io.panels import side_by_side
 
         scale = max(1, round(SIDE / next(iter(videos.values()))[0].shape[0]))
         images = [

@@ -28,5 +28,5 @@ def differences(lock: str, installed: Callable[[str], str] = version) -> Iterato
 
 
 if __name__ == "__main__":
-    for line in differences((Path(__file__).parent / "test.txt").read_text(encoding="utf-8")):
+    for line in differences((Path(__file__).parents[1] / "requirements" / "test.txt").read_text(encoding="utf-8")):
         print(line)
