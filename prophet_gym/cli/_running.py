@@ -115,6 +115,7 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
 
 
 def _perform(title: str, command: Command, words: Sequence[str]) -> None:
+    """Read the words, run the command as loudly as they ask for, and write its results where they say."""
     module = import_module(command.module)
     args, silent, target = _read(title, module.Args, command, words)
     world = os.environ.get("WORLD_SIZE", "1")
@@ -182,6 +183,8 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
+    if hasattr(value, "tolist"):  # a number or an array of numpy or torch
+        return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -104,6 +104,7 @@ def test_without_either_people_are_told(told, capfd):
 
 PROBE = """
 import math
+import numpy as np
 from dataclasses import dataclass
 from pathlib import Path
 from prophet_gym._arguments import Arguments
@@ -117,7 +118,7 @@ def main(args):
     import logging, warnings
     logging.getLogger("probe").info("chatter")
     warnings.warn("look here", stacklevel=1)
-    return {"loss": math.nan, "folder": Path("a"), "sizes": (1, 2), "arguments": vars(args)}
+    return {"loss": math.nan, "folder": Path("a"), "sizes": (1, np.float32(2)), "arguments": vars(args)}
 """
 
 
