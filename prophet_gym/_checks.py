@@ -27,12 +27,17 @@ def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOpt
     return UnknownOptionError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}")
 
 
+def require_known(kind: str, given: object, known: Collection[str]) -> None:
+    """Raise UnknownOptionError for a name that is not among the known ones."""
+    if given not in known:
+        raise unknown_option(kind, given, known)
+
+
 def read_options(kind: str, given: Mapping[str, str], readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
     """Read the texts of options; ValueError for one that is unknown or no number where `int` or `float` reads it."""
     values = {}
     for name, text in given.items():
-        if name not in readers:
-            raise unknown_option(kind, name, readers)
+        require_known(kind, name, readers)
         try:
             values[name] = readers[name](text)
         except ValueError as error:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.embodiments import named_robot
 from prophet_gym.envs._episodes import FPS
@@ -132,6 +132,5 @@ def _options(given: dict[str, Any]) -> EnvOptions:
     """Return the options, with the closest name in the error for one that does not exist."""
     names = [field.name for field in fields(EnvOptions)]
     for name in given:
-        if name not in names:
-            raise unknown_option("argument of gym.make", name, names)
+        require_known("argument of gym.make", name, names)
     return EnvOptions(**given)

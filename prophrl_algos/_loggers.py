@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym._io.atomic import atomic_write
 from prophrl_algos.trainer import Metrics
 
@@ -70,8 +70,7 @@ _PACKAGES = ("tensorboard", "wandb", "trackio")
 def require_loggers(names: Iterable[str]) -> None:
     """Raise UnknownOptionError or ModuleNotFoundError where one of these loggers cannot be made, and make none."""
     for name in names:
-        if name not in LOGGERS:
-            raise unknown_option("logger", name, LOGGERS)
+        require_known("logger", name, LOGGERS)
         if name in _PACKAGES and find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 

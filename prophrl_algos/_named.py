@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import nn
 
-from prophet_gym._checks import imported, unknown_option
+from prophet_gym._checks import imported, require_known, unknown_option
 from prophet_gym._io.tensor_files import read_tensors, unwrapped
 from prophet_gym.errors import MissingWeightsError
 from prophrl_algos._checkpoint import newest, read_policy
@@ -68,8 +68,7 @@ def make_env(
     module, _, name = name.rpartition(":")
     if module:
         imported("environment", module)
-    if name not in gym.registry:
-        raise unknown_option("environment", name, gym.registry)
+    require_known("environment", name, gym.registry)
     chosen: dict[str, Any] = {"tasks": list(tasks)} if tasks else {}
     if name.startswith(("LIBERO-", "Prophet-")):
         chosen["render"] = "chunk"  # nobody looks at the other frames

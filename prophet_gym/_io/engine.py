@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known, unknown_option
 from prophet_gym._io.atomic import atomic_directory, atomic_write
 from prophet_gym._io.cache import cache_dir
 from prophet_gym.errors import CacheError
@@ -49,8 +49,7 @@ def make_engine(transformer: nn.Module, name: str) -> Run | None:
     Raises:
         UnknownOptionError: There is no such engine, OpenVINO is not installed, or it cannot run this network.
     """
-    if name not in ENGINES:
-        raise unknown_option("engine", name, ENGINES)
+    require_known("engine", name, ENGINES)
     if name == "compiled":
         return Compiled(transformer)
     installed = find_spec("openvino") is not None

@@ -34,10 +34,16 @@ def refuse_pointer(path: str | os.PathLike, error: type[Exception] = ValueError)
         raise error(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
 
 
-def modified(path: Path) -> int:
-    """Return when a file was last written, for a cache to tell versions apart; FileNotFoundError if it is missing."""
+def require_file(path: Path) -> None:
+    """Raise FileNotFoundError for a file of a data set that is missing, ValueError where Git LFS has not fetched it."""
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}; fetch the data set again")
+    refuse_pointer(path)
+
+
+def modified(path: Path) -> int:
+    """Return when a file was last written, for a cache to tell versions apart; errors are those of `require_file`."""
+    require_file(path)
     return path.stat().st_mtime_ns
 
 

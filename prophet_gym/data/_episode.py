@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
-from prophet_gym._checks import require_images, unknown_option
+from prophet_gym._checks import require_images, require_known
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 
@@ -111,8 +111,7 @@ class Episode:
 
         ValueError where the episode or its video lacks some, UnknownOptionError where it has no such camera.
         """
-        if camera not in self.cameras:
-            raise unknown_option(f"camera of {self.name}", camera, self.cameras)
+        require_known(f"camera of {self.name}", camera, self.cameras)
         read = self.read if camera == FIRST_CAMERA or self.read_wrist is None else self.read_wrist
         stop = len(self) + 1 if stop is None else stop
         if not 0 <= start < stop <= len(self) + 1:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from prophet_gym._checks import require_image_type, require_number, unknown_option
-from prophet_gym._io.files import parse_object, reading, refuse_pointer
+from prophet_gym._checks import require_image_type, require_known, require_number, unknown_option
+from prophet_gym._io.files import parse_object, reading, require_file
 from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, finite, upright
 from prophet_gym.errors import ProphetError
@@ -37,8 +37,7 @@ class Layout:
     orient: str
 
     def __post_init__(self) -> None:
-        if self.orient not in ORIENT:
-            raise unknown_option("orient", self.orient, ORIENT)
+        require_known("orient", self.orient, ORIENT)
 
 
 LIBERO = Layout("agentview_rgb", 1, "rows_reversed")
@@ -184,9 +183,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     except ImportError as error:
         told = "these demonstrations are HDF5 files; install h5py: pip install 'prophet-gym[data]'"
         raise ImportError(told, name=error.name) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}; fetch the data set again")
-    refuse_pointer(path)
+    require_file(path)
     # HDF5 reads a part of a file when it is asked for: damage shows anywhere, as any of h5py's errors.
     try:
         with h5py.File(path, "r") as stored:
@@ -206,8 +203,7 @@ def _keys(path: Path, stored: Any, split: str | None) -> list[str]:
     names = list(stored["data"])
     if split is not None:
         splits = list(stored.get("mask", {}))
-        if split not in splits:
-            raise unknown_option("split", split, splits)
+        require_known("split", split, splits)
         mask = stored["mask"][split]
         found = mask[()] if _ndim(mask) == 1 else []
         names = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from prophet_gym._checks import require_number, unknown_option
+from prophet_gym._checks import require_known, require_number
 from prophet_gym._io.files import read_json, read_json_lines, reading, refuse_pointer
 from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._reading import (
@@ -131,8 +131,7 @@ class LeRobotSource:
         self.states = () if tools is None else tools.columns
         asked = [("camera", camera, cameras), ("action feature", action, features), ("orient", orient, ORIENT)]
         for kind, name, known in [*asked, *(("state feature", state, features) for state in self.states)]:
-            if name not in known:
-                raise unknown_option(kind, name, known)
+            require_known(kind, name, known)
         self.camera, self.action, self.orient = camera, action, orient
         self.success = next((name for name in SUCCESS if name in features), None)
         self.tools = tools

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prophet_gym._checks import read_options, unknown_option
+from prophet_gym._checks import read_options, require_known
 from prophet_gym.data._episode import EpisodeSource
 from prophet_gym.data._hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
 from prophet_gym.data._lerobot import INFO, LeRobotSource
@@ -78,8 +78,7 @@ def read_mixture_entry(text: str, plans: Mapping[str, ToPlan]) -> MixtureEntry:
         raise FileNotFoundError(f"no data set at {path}")
     kind = kind or kind_of(path)
     chosen = given.pop("actions", next(iter(plans)))
-    if chosen not in plans:
-        raise unknown_option("way of reading actions", chosen, plans)
+    require_known("way of reading actions", chosen, plans)
     options = read_options(f"option of a {kind} data set", given, options_of(kind))
     weight = options.pop("weight", None)
     return MixtureEntry(_open(path, kind, options), weight, plans[chosen])
@@ -87,8 +86,7 @@ def read_mixture_entry(text: str, plans: Mapping[str, ToPlan]) -> MixtureEntry:
 
 def options_of(kind: str) -> dict[str, Callable[[str], Any]]:
     """Return the options of a kind of data set, with what reads their texts; UnknownOptionError for another kind."""
-    if kind not in _OPTIONS:
-        raise unknown_option("kind of data set", kind, _OPTIONS)
+    require_known("kind of data set", kind, _OPTIONS)
     return {"actions": str, "weight": float, **_OPTIONS[kind]}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Num, UInt8
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym._io.files import reading, refuse_pointer
 from prophet_gym.embodiments._kinematics import ARMS, matrix_to_euler, quaternion_to_matrix, rotation_vector_to_matrix
 
@@ -42,8 +42,7 @@ class ToolReading:
 
     def __post_init__(self) -> None:
         for name in self.numbers:
-            if name not in _WIDTHS:
-                raise unknown_option("number of a state", name, _WIDTHS)
+            require_known("number of a state", name, _WIDTHS)
         rotations = sum(name in _ROTATIONS for name in self.numbers)
         arms = self.numbers.count("xyz")
         if not 1 <= arms <= ARMS or not arms == rotations == self.numbers.count("gripper"):

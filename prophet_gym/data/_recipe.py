@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from prophet_gym._checks import read_options, unknown_option
+from prophet_gym._checks import read_options, require_known, unknown_option
 from prophet_gym._io.files import read_text, reading
 from prophet_gym.data._mixture import named_options, options_of, split_named
 
@@ -119,8 +119,7 @@ def read_recipe(name: str, plans: Collection[str]) -> Recipe:
     with reading(f"{path} must be TOML", "correct it"):
         told = tomllib.loads(read_text(path))
     for key in told:
-        if key not in _KEYS:
-            raise unknown_option(f"key of {path}", key, _KEYS)
+        require_known(f"key of {path}", key, _KEYS)
     sets = told.get("sets")
     if not isinstance(sets, list) or not sets or not all(isinstance(each, dict) for each in sets):
         raise ValueError(f"{path} must hold [[sets]], at least one")
@@ -135,8 +134,7 @@ def read_recipe(name: str, plans: Collection[str]) -> Recipe:
 def _set(told: Mapping[str, Any], where: str, plans: Collection[str]) -> RecipeSet:
     known = [field.name for field in fields(RecipeSet)]
     for key in told:
-        if key not in known:
-            raise unknown_option(f"key of {where}", key, known)
+        require_known(f"key of {where}", key, known)
     absent = [key for key in known if key not in told and key != "ours"]
     if absent:
         raise ValueError(f"{where} must state {', '.join(known)}; {', '.join(absent)} missing")

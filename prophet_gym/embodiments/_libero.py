@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known, unknown_option
 from prophet_gym.embodiments._embodiment import Embodiment, Gripper, ToolPath
 from prophet_gym.embodiments._kinematics import (
     ACTION_DIM,
@@ -77,8 +77,7 @@ _CAMERAS = {
 
 def camera(suite: str, task: int) -> CameraSpec:
     """Return the fixed camera of a task's scene, without the simulator."""
-    if suite not in _CAMERAS:
-        raise unknown_option("suite", suite, _CAMERAS)
+    require_known("suite", suite, _CAMERAS)
     if not 0 <= task < len(_CAMERAS[suite]):
         raise unknown_option("task", task, map(str, range(len(_CAMERAS[suite]))))
     return _CAMERAS[suite][task]

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prophet_gym._arguments import Arguments
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known, unknown_option
 from prophet_gym.embodiments._kinematics import euler_to_matrix
 
 Chain = tuple[tuple[float, ...], ...]
@@ -71,8 +71,7 @@ def read_chain(options: UrdfOptions, names: Sequence[str], actions: Float[np.nda
     links = [str(link.get("name")) for link in robot.iter("link")]
     if options.tool_link is None:
         raise ValueError(f"--tool-link must say which link of {path} is the tool: {', '.join(links)}")
-    if options.tool_link not in links:
-        raise unknown_option(f"link of {path}", options.tool_link, links)
+    require_known(f"link of {path}", options.tool_link, links)
     joints = _joints_to(robot, options.tool_link, path)
     moving = [joint for joint in joints if joint.get("type") in _MOVING]
     numbers = iter(_dimensions(options, [str(joint.get("name")) for joint in moving], names))

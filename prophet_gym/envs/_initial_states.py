@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from prophet_gym._checks import listed, require_count, shown, unknown_option
+from prophet_gym._checks import listed, require_count, require_known, shown, unknown_option
 from prophet_gym._io.atomic import atomic_directory, is_temporary, read_whole
 from prophet_gym._io.files import parse_object, read_json, read_text
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
@@ -83,8 +83,7 @@ class InitialStates(Sequence[InitialState]):
 
     def of_suite(self, suite: str) -> "InitialStates":
         """Return the initial states of one suite; UnknownOptionError if it has none."""
-        if suite not in self.suites:
-            raise unknown_option("suite", suite, self.suites)
+        require_known("suite", suite, self.suites)
         return InitialStates(state for state in self._states if state.suite == suite)
 
     def sample(self, rng: np.random.Generator) -> InitialState:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from prophet_gym._batches import select_batch
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym.envs._sub_env import Row
 from prophet_gym.world_model import DecodesOnDemand, Footage, RewardModel, ScoresOnDemand, State
 
@@ -16,8 +16,7 @@ Look = Callable[[Mapping[int, Sequence[int]]], None]
 
 def require_render(render: str, render_mode: str | None) -> str:
     """Return which frames are decoded; ValueError where others are shown."""
-    if render not in RENDERS:
-        raise unknown_option("render", render, RENDERS)
+    require_known("render", render, RENDERS)
     if render == "chunk" and render_mode in ("rgb_array_list", "human"):
         raise ValueError(f"render_mode={render_mode!r} shows every frame: it needs render='step'")
     return render

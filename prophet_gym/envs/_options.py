@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym.envs._initial_states import InitialStates, require_start
 from prophet_gym.errors import InvalidStartError, UnknownOptionError
 from prophet_gym.specs import InitialState
@@ -80,8 +80,7 @@ def row_seeds(seed: object, count: int, each: str = "sub-environment, num_envs")
 def reset_rows(options: Mapping[str, Any], known: Sequence[str], num_envs: int) -> tuple[int, ...]:
     """Return the sub-environments of `reset_mask`, all without one; ValueError for no mask, or an unknown option."""
     for name in options:
-        if name not in known:
-            raise unknown_option("reset option", name, known)
+        require_known("reset option", name, known)
     mask = options.get("reset_mask")
     if mask is None:
         return tuple(range(num_envs))

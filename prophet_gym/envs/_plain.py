@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA
 
 PathOrName: TypeAlias = str | os.PathLike[str]
@@ -72,8 +72,7 @@ def require_cameras(cameras: object) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"cameras must be names, as in cameras={known}, got {cameras!r}")
     for name in names:
-        if name not in known:
-            raise unknown_option("camera", name, known)
+        require_known("camera", name, known)
     if FIRST_CAMERA not in names or len(set(names)) < len(names):
         raise ValueError(
             f"cameras must name {FIRST_CAMERA!r}, which every world has, and each at most once, got {names}"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from prophet_gym._checks import imported, require_number, unknown_option
+from prophet_gym._checks import imported, require_known, require_number, unknown_option
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.embodiments._libero import EMBODIMENT
 from prophet_gym.envs._episodes import sub_env_info
@@ -61,8 +61,8 @@ def make_acting_policy(name: str, env: VectorEnv, checkpoint: Checkpoint, look: 
     module, _, rest = base.partition(":")
     options = dict(parse_qsl(given, keep_blank_values=True))
     if module == "script":
-        if wrong := set(options) - {"noise", "seen"}:
-            raise unknown_option("option of a script", min(wrong), ["noise", "seen"])
+        for key in options:
+            require_known("option of a script", key, ("noise", "seen"))
         numbers = {key: require_number(key, float(text), least=0) for key, text in options.items()}
         return ScriptedPolicy(rest, checkpoint, look, **numbers)
     if not all(part.isidentifier() for part in (*module.split("."), rest)):
@@ -80,8 +80,7 @@ class ScriptedPolicy:
     def __init__(
         self, mode: str, checkpoint: Checkpoint, look: str, *, noise: float = 0.0, seen: float = SEEN_WEIGHT
     ) -> None:
-        if mode not in MODES:
-            raise unknown_option("script", mode, MODES)
+        require_known("script", mode, MODES)
         self.mode, self.noise, self.seen, self.look = mode, noise, seen, look
         self.reader, self.chunk = checkpoint.object_reader(), int(checkpoint.config["chunk"])
 

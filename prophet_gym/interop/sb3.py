@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym.envs._episodes import sub_env_info
 from prophet_gym.envs.wrappers._common import require_arrays
 
@@ -133,8 +133,7 @@ def acting(env: VectorEnv, path: str, algorithm: str = "PPO") -> _Acting:
     """
     del env
     known = {name for name in stable_baselines3.__all__ if hasattr(getattr(stable_baselines3, name), "load")}
-    if algorithm not in known:
-        raise unknown_option("algorithm", algorithm, sorted(known))
+    require_known("algorithm", algorithm, known)
     model = getattr(stable_baselines3, algorithm).load(path, device="cpu")
 
     def act(observation: Mapping[str, np.ndarray], episodes: Sequence[Any]) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qsl
 
-from prophet_gym._checks import read_options, require_count, require_when, unknown_option
+from prophet_gym._checks import read_options, require_count, require_known, require_when, unknown_option
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError
 from prophet_gym.rewards._classifier import RelativeReward, SuccessHead
 from prophet_gym.rewards._function import FunctionReward
@@ -120,8 +120,7 @@ def _of_module(module: str, attribute: str, options: Mapping[str, str]) -> Rewar
 def _classifier(folder: Path, options: Mapping[str, str], device: str, chunk: int) -> RewardModel:
     given = read_options(_OPTION, options, _HEAD)
     reward = given.pop("reward", "sparse")
-    if reward not in ("sparse", "relative"):
-        raise unknown_option("reward of a classifier", reward, ["sparse", "relative"])
+    require_known("reward of a classifier", reward, ("sparse", "relative"))
     if given and reward == "sparse":
         raise ValueError("the option chunk belongs to reward=relative; leave it out")
     head = SuccessHead.from_pretrained(folder).to(device)

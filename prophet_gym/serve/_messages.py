@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from prophet_gym import errors
-from prophet_gym._checks import first_line, shown, unknown_option
+from prophet_gym._checks import first_line, require_known, shown
 from prophet_gym._io.tensor_files import metadata_of
 from prophet_gym.specs import FIRST_CAMERA, InitialState
 
@@ -53,8 +53,7 @@ class SessionOptions:
         """Return the options of a message; UnknownOptionError for one that does not exist."""
         names = [each.name for each in fields(cls)]
         for name in given:
-            if name not in names:
-                raise unknown_option("option of a session", name, names)
+            require_known("option of a session", name, names)
         return cls(**given)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.sims.simulator import HasWristCamera, simulator_of
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA
@@ -15,8 +15,7 @@ def check_split(suite: str, split: str) -> None:
     splits = simulator_of(suite).splits
     if split == "train" and splits == ("official",):
         raise UnknownOptionError(f"{suite} is for evaluation only: it has the split 'official', and no 'train'")
-    if split not in splits:
-        raise unknown_option("split", split, splits)
+    require_known("split", split, splits)
 
 
 def check_cameras(suite: str, cameras: Sequence[str] | np.ndarray) -> tuple[str, ...]:
@@ -30,6 +29,5 @@ def check_cameras(suite: str, cameras: Sequence[str] | np.ndarray) -> tuple[str,
     names = require_cameras(cameras)
     own = tuple(CAMERAS) if issubclass(simulator_of(suite), HasWristCamera) else (FIRST_CAMERA,)
     for camera in names:
-        if camera not in own:
-            raise unknown_option(f"camera of {suite}", camera, own)
+        require_known(f"camera of {suite}", camera, own)
     return names

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from prophet_gym._checks import require_count, unknown_option
+from prophet_gym._checks import require_count, require_known, unknown_option
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import EVERY_FRAME, FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
@@ -89,8 +89,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             check_task(suite, task)
         look = str(look or simulator.looks[0])
         check_split(suite, starts)
-        if render not in ("step", "chunk"):
-            raise unknown_option("choice of frames", render, ("step", "chunk"))
+        require_known("choice of frames", render, ("step", "chunk"))
         workers = require_count("workers", workers, 0)
         chunk = require_count("chunk", robot.chunk if chunk is None else chunk)
         size = require_count("size", size)

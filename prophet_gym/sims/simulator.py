@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known, unknown_option
 from prophet_gym._registration import PERTURBED, SUITES
 from prophet_gym.errors import UnknownOptionError
 
@@ -169,8 +169,7 @@ def register_simulator(suites: Sequence[str], entry_point: str) -> None:
 def simulator_of(suite: str) -> SimulatorClass:
     """Import the simulator of a suite."""
     known = {point.name: point.value for point in entry_points(group=_GROUP)} | _REGISTERED
-    if suite not in known:
-        raise unknown_option("suite", suite, known)
+    require_known("suite", suite, known)
     return resolve_name(known[suite])
 
 

@@ -29,7 +29,7 @@ from prophet_gym._arguments import (
     Several,
     resolved_device,
 )
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import add_lora, merge_lora, save_lora
 from prophet_gym._io.networks import fill_matching, load_part, save_network
@@ -159,8 +159,7 @@ def _require_cameras(args: Args) -> tuple[str, ...]:
         raise ValueError("--size, --embodiment and --urdf are of LeRobot data sets: a recording knows its robot")
     cameras = args.cameras or (FIRST_CAMERA,)
     for camera in cameras:
-        if camera not in CAMERAS:
-            raise unknown_option("camera", camera, CAMERAS)
+        require_known("camera", camera, CAMERAS)
     Several(needed=FIRST_CAMERA)("cameras", cameras)
     return cameras
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 
 _CHOICES = {"train": ("expert", "lora", "full", "none"), "without_state": ("refuse", "mean")}
 
@@ -50,5 +50,4 @@ class LoadOptions:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1 or None, got {value}")
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown_option(name, getattr(self, name), choices)
+            require_known(name, getattr(self, name), choices)

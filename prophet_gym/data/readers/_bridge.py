@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym._io.files import modified, read_text, reading
 from prophet_gym.data._episode import Episode, ReadFrames, _choose
 from prophet_gym.data._reading import ToolReading, decode_images, finite
@@ -113,8 +113,7 @@ class BridgeSource:
 def _placed(path: Path, number: int | None, camera: str) -> _Place:
     """Return where a trajectory lies, after checking that the camera is there."""
     views = _views(_Place(path, number, 0))
-    if camera not in views:
-        raise unknown_option(f"camera of {path}", camera, views)
+    require_known(f"camera of {path}", camera, views)
     if number is not None:
         return _Place(path, number, len(_trajectories(path)[number]["observations"]))
     return _Place(path, None, max(len(_images(path / camera)) - 1 - _late(path), 0))

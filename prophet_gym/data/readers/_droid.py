@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from prophet_gym._checks import unknown_option
+from prophet_gym._checks import require_known
 from prophet_gym._io.files import read_json
 from prophet_gym.data._episode import ByRows, Episode, _choose
 from prophet_gym.data._hdf5 import open_hdf5
@@ -77,9 +77,8 @@ class DroidSource(ByRows):
     ):
         self.root = Path(root)
         wanted = {"success": (True,), "failure": (False,), "all": (True, False, None)}
-        for kind, name, known in (("camera", camera, VIEWS), ("outcome", outcome, wanted)):
-            if name not in known:
-                raise unknown_option(kind, name, known)
+        require_known("camera", camera, VIEWS)
+        require_known("outcome", outcome, wanted)
         if intrinsics is not None and (len(intrinsics) != 4 or not min(intrinsics[:2]) > 0):
             raise ValueError(f"intrinsics must be fx, fy above 0, cx, cy, got {list(intrinsics)}")
         folders = sorted(path.parent for path in self.root.rglob("trajectory.h5"))

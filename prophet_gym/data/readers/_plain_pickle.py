@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from prophet_gym._io.files import reading, refuse_pointer
+from prophet_gym._io.files import reading, require_file
 
 # The functions by which numpy rebuilds what it pickles: their modules are called otherwise from release to release.
 _NUMPY: dict[str, Any] = {
@@ -67,8 +67,6 @@ def _objects(file: BinaryIO) -> np.ndarray:
 
 
 def _load(path: Path, read: Callable[[BinaryIO], Any]) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}; fetch the data set again")
-    refuse_pointer(path)
+    require_file(path)
     with reading(f"{path} must be a whole pickle of arrays", "fetch it again"), path.open("rb") as file:
         return read(file)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from prophet_gym._checks import require_count, require_number, unknown_option
+from prophet_gym._checks import require_count, require_known, require_number
 from prophet_gym._io.files import read_json
 from prophet_gym.data._episode import ByRows, Episode, _choose
 from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, decode_images, finite, success_of, upright
@@ -118,8 +118,7 @@ class RldsSource(ByRows):
         self.split, records = _records(self.root, info, split)
         self.layout = _layout(self.root, self.set, layout, changes)
         self.features = dict(_flattened(read_json(self.root / FEATURES), str(self.root / FEATURES)))
-        if orient not in ORIENT:
-            raise unknown_option("orient", orient, ORIENT)
+        require_known("orient", orient, ORIENT)
         self.orient, self.success = orient, success
         self._require_features()
         kept = _choose(f"{self.split} of {self.root}", range(len(records)), episodes, without)
@@ -190,8 +189,7 @@ class RldsSource(ByRows):
         for what, names, kind in wanted:
             fitting = [name for name, feature in known.items() if feature.kind == kind]
             for name in names:
-                if name not in fitting:
-                    raise unknown_option(f"{what} (a feature of {kind})", name, fitting)
+                require_known(f"{what} (a feature of {kind})", name, fitting)
 
 
 @dataclass(frozen=True)
@@ -242,8 +240,7 @@ def _records(root: Path, info: Mapping[str, Any], split: str | None) -> tuple[st
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise ValueError(f"the files of {root} must be TFRecords, are {info['fileFormat']}; convert them with tfds")
     chosen = next(iter(lengths)) if split is None else split
-    if chosen not in lengths:
-        raise unknown_option("split", chosen, lengths)
+    require_known("split", chosen, lengths)
     found: list[Record] = []
     for number, stated_length in enumerate(lengths[chosen]):
         path = root / f"{name}-{chosen}.tfrecord-{number:05d}-of-{len(lengths[chosen]):05d}"

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from prophet_gym._io.files import modified, reading, refuse_pointer
+from prophet_gym._io.files import modified, reading, require_file
 
 _HEADER, _FOOTER = 12, 4
 _MASK_ADDED = 0xA282EAD8
@@ -121,9 +121,7 @@ def _require(fits: bool, where: str, wanted: str, kind: str) -> None:  # noqa: F
 
 def _mapped(path: Path) -> memoryview:
     """Map a file for one read: no handle may cross into another process, so none is kept."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}; fetch the data set again")
-    refuse_pointer(path)
+    require_file(path)
     if not path.stat().st_size:
         return memoryview(b"")
     with path.open("rb") as file:

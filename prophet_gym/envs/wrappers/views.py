@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from prophet_gym._checks import require_count, unknown_option
+from prophet_gym._checks import require_count, require_known
 from prophet_gym.envs._episodes import Info, Observation, sub_env_info
 from prophet_gym.envs._plain import plain
 from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, require_arrays
@@ -119,8 +119,7 @@ class EmbedInstruction(View):
 
     def begin(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
         """Look the instruction up; UnknownOptionError if the table does not have it."""
-        if info["instruction"] not in self.table:
-            raise unknown_option("instruction", info["instruction"], self.table)
+        require_known("instruction", info["instruction"], self.table)
         self._now = self.table[info["instruction"]]
         return self.extend(observation, info)
 

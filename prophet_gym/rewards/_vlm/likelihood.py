@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prophet_gym._checks import require_count, require_number, require_when, unknown_option
+from prophet_gym._checks import require_count, require_known, require_number, require_when
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.configs import config_of, keys_of
 from prophet_gym._io.files import read_json, reading
@@ -42,8 +42,7 @@ class LikelihoodConfig:
         require_when(self.when)
         require_count("stride", self.stride)
         require_count("shown", self.shown)
-        if self.reward not in ("sparse", "progress"):
-            raise unknown_option("reward of a likelihood", self.reward, ["sparse", "progress"])
+        require_known("reward of a likelihood", self.reward, ("sparse", "progress"))
         if require_number("threshold, between 0 and 1,", self.threshold, above=0) >= 1:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophet_gym._checks import first_line, listed, require_count, require_number, unknown_option
+from prophet_gym._checks import first_line, listed, require_count, require_known, require_number
 from prophet_gym._io.files import reading
 from prophet_gym._io.tensor_files import require_finite
 from prophet_gym.errors import CheckpointError, MissingWeightsError
@@ -124,8 +124,7 @@ class LocalVlm:
             MissingWeightsError: There is no such model.
             CheckpointError: Its weights or the adapter's are damaged, or do not belong to its config.
         """
-        if dtype not in DTYPES:
-            raise unknown_option("dtype", dtype, DTYPES)
+        require_known("dtype", dtype, DTYPES)
         if bits not in (None, 4, 8):
             raise ValueError(f"bits must be 4, 8 or None, got {bits}")
         _sampling(max_new_tokens, temperature, batch)
