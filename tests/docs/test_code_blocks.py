@@ -27,6 +27,13 @@ def blocks(page: str) -> list[str]:
     return BLOCK.findall((ROOT / "docs" / page).read_text())
 
 
+def test_the_second_program_of_the_readme_learns():
+    pytest.importorskip("stable_baselines3")
+    scope: dict = {}
+    exec(compile(BLOCK.findall((ROOT / "README.md").read_text())[1], "README.md", "exec"), scope)
+    assert scope["envs"].num_envs == 2
+
+
 def test_the_page_of_the_envs_runs():
     scope: dict = {}
     for code in blocks("envs.md"):
