@@ -1,21 +1,26 @@
-"""Record a small arm like the SO-101 that puts a block on a plate, with lerobot's own writer:
+"""Record a small arm like the SO-101 that puts a block on a plate, as a LeRobot data set:
 
-    .venv-vla/bin/python -m benchmarks.robot.arm --out datasets/my_set --episodes 60
+    python -m benchmarks.robot.arm --out datasets/my_set --episodes 60
+    .venv-vla/bin/python -m benchmarks.robot.arm --writer lerobot --out datasets/my_set --episodes 60
 
 Six joint positions (degrees, the gripper 0 closed .. 100 open) and two cameras, 30 frames a second. One in three tries
 misses the block and fails. Beside the set lie `arm.urdf` and `cameras.json`. Nothing is simulated but a lag of the
-joints and a block that sticks to closed fingers, and everything is drawn by `cv2`.
+joints and a block that sticks to closed fingers, and everything is drawn by `cv2`. Our writer needs pyarrow alone
+(`pip install -e '.[data]'`); lerobot's own is `--writer lerobot`, on 0.4.4.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
+from tqdm import tqdm
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 TASKS = ("put the block on the white plate", "put the block on the blue plate")
@@ -175,10 +180,26 @@ def path(block: np.ndarray, plate: np.ndarray, miss: np.ndarray, rng: np.random.
     return (asked + rng.normal(0, 0.3, asked.shape)).astype(np.float32)
 
 
-def record(out: Path, episodes: int, seed: int = 0) -> Path:
-    """Write a data set with lerobot, and what describes the arm beside it; return its folder."""
+def with_lerobot(out: Path, features: Mapping[str, Any]) -> Any:
+    """Open a data set that lerobot 0.4.4 writes."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    data = LeRobotDataset.create("local/arm", FPS, features, root=out, robot_type="so101_follower", vcodec="h264")
+    return nullcontext(data)
+
+
+def with_ours(out: Path, features: Mapping[str, Any]) -> Any:
+    """Open a data set of the same layout that we write."""
+    from benchmarks.robot.writer import PlainDataset
+
+    return PlainDataset(out, FPS, features, "so101_follower")
+
+
+WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], Any]] = {"ours": with_ours, "lerobot": with_lerobot}
+
+
+def record(out: Path, episodes: int, seed: int = 0, writer: str = "ours") -> Path:
+    """Write a data set, and what describes the arm beside it; return its folder."""
     names = [f"{joint}.pos" for joint in JOINTS]
     vector = {"dtype": "float32", "shape": (6,), "names": names}
     image = {"dtype": "video", "shape": (*SIZE, 3), "names": ["height", "width", "channels"]}
@@ -188,23 +209,28 @@ def record(out: Path, episodes: int, seed: int = 0) -> Path:
         "next.success": {"dtype": "bool", "shape": (1,), "names": None},
         **{f"observation.images.{name}": image for name in CAMERAS},
     }
-    data = LeRobotDataset.create("local/arm", FPS, features, root=out, robot_type="so101_follower", vcodec="h264")
-    for number in range(episodes):
-        rng, plate = np.random.default_rng([seed, number]), number % len(TASKS)
-        scene = Scene(np.array([rng.uniform(0.2, 0.26), rng.uniform(-0.09, 0.09), HALF]), plate)
-        away = rng.uniform(0, 2 * np.pi)
-        miss = 0.045 * np.array([np.cos(away), np.sin(away)]) if number % 3 == 2 else rng.normal(0, 0.003, 2)
-        for action in path(scene.block, PLATES[plate], miss, rng):
-            seen = {f"observation.images.{name}": scene.drawn(camera) for name, camera in CAMERAS.items()}
-            state = scene.joints.copy()
-            done = np.array([scene.step(action)])
-            data.add_frame(
-                {**seen, "action": action, "observation.state": state, "next.success": done, "task": TASKS[plate]}
-            )
-        data.save_episode()
-    data.finalize()
+    with WRITERS[writer](out, features) as data:
+        for number in tqdm(range(episodes), unit="episode"):
+            _try(data, np.random.default_rng([seed, number]), number)
+        data.finalize()
     describe(out.parent)
     return out
+
+
+def _try(data: Any, rng: np.random.Generator, number: int) -> None:
+    """Record one try; every third misses the block."""
+    plate = number % len(TASKS)
+    scene = Scene(np.array([rng.uniform(0.2, 0.26), rng.uniform(-0.09, 0.09), HALF]), plate)
+    away = rng.uniform(0, 2 * np.pi)
+    miss = 0.045 * np.array([np.cos(away), np.sin(away)]) if number % 3 == 2 else rng.normal(0, 0.003, 2)
+    for action in path(scene.block, PLATES[plate], miss, rng):
+        seen = {f"observation.images.{name}": scene.drawn(camera) for name, camera in CAMERAS.items()}
+        state = scene.joints.copy()
+        done = np.array([scene.step(action)])
+        data.add_frame(
+            {**seen, "action": action, "observation.state": state, "next.success": done, "task": TASKS[plate]}
+        )
+    data.save_episode()
 
 
 def describe(folder: Path) -> None:
@@ -233,5 +259,14 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set, which must not exist")
     parser.add_argument("--episodes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--writer", choices=WRITERS, default="ours", help="who writes the set")
     given = parser.parse_args()
-    record(given.out, given.episodes, given.seed)
+    try:
+        record(given.out, given.episodes, given.seed, given.writer)
+    except ModuleNotFoundError as error:
+        advice = {"pyarrow": "pip install -e '.[data]'", "lerobot": "run it in .venv-vla, which `make test-vla` makes"}
+        raise SystemExit(
+            f"--writer {given.writer} needs {error.name}: {advice.get(error.name or '', 'install it')}"
+        ) from None
+    except FileExistsError as error:
+        raise SystemExit(f"--out: {error}") from None

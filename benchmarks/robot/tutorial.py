@@ -1,6 +1,6 @@
 """Measure what "Your robot, end to end" takes: seconds, memory and data of every command, and what comes out.
 
-    .venv-vla/bin/python -m benchmarks.robot.arm --out outputs/robot/my_set --episodes 120
+    .venv-vla/bin/python -m benchmarks.robot.arm --writer lerobot --out outputs/robot/my_set --episodes 120
     python -m benchmarks.robot.tutorial --data outputs/robot/my_set --json benchmarks/results/robot/tutorial.json
 
 `--minutes` are those of the transformer's training.

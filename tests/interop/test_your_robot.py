@@ -16,6 +16,7 @@ from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.cli.main import main
 from prophet_gym.data._stacked import StackedSource
 from prophet_gym.train._inspect import inspected
+from tests.interop import test_lerobot_export as export
 
 pytestmark = [
     pytest.mark.vla,
@@ -32,11 +33,14 @@ SMALL = {
 """What makes a command of the page small; the checksums of the episodes' names put some into every part."""
 
 
+opened = export.opened
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with `datasets/my_set`, as the page makes it, with fewer episodes."""
     place = tmp_path_factory.mktemp("robot")
-    record(place / "datasets" / "my_set", EPISODES)
+    record(place / "datasets" / "my_set", EPISODES, writer="lerobot")
     return place
 
 
@@ -162,6 +166,26 @@ def test_the_same_set_as_layout_v21_has_the_same_actions_outcomes_and_images(fol
             assert np.abs(seen[0] - seen[1]).max() <= 3, (number, frame)
     told = [inspected(str(each.root)) for each in (one, other)]
     assert told[0]["success"] == told[1]["success"] == {"labelled": EPISODES, "successful": 6}
+
+
+def test_our_writer_writes_what_lerobots_writes(folder, tmp_path, opened):
+    theirs, ours = folder / "datasets" / "my_set", record(tmp_path / "my_set", EPISODES, writer="ours")
+    told = [json.loads((each / "meta" / "info.json").read_text()) for each in (theirs, ours)]
+    for each in told:  # videos have another codec
+        for feature in each["features"].values():
+            feature.pop("info", None)
+    assert told[0] == told[1]
+    one, other = opened(theirs), opened(ours)
+    assert (one.num_episodes, len(one)) == (other.num_episodes, len(other))
+    for step in (0, 1, len(one) - 1):
+        assert one[step].keys() == other[step].keys()
+        for name, value in one[step].items():
+            if name.startswith("observation.images."):
+                assert (value - other[step][name]).abs().mean() < 0.02
+            else:
+                assert value == other[step][name] if isinstance(value, str) else (value == other[step][name]).all(), (
+                    name
+                )
 
 
 def test_lerobots_own_converter_takes_the_set_of_layout_v21(second, tmp_path):
