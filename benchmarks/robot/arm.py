@@ -11,7 +11,7 @@ joints and a block that sticks to closed fingers, and everything is drawn by `cv
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,19 +254,23 @@ def describe(folder: Path) -> None:
     (folder / "cameras.json").write_text(json.dumps(told, indent=2) + "\n")
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str] | None = None) -> None:
+    """Record a set as the words ask for it; one line says what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set, which must not exist")
     parser.add_argument("--episodes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--writer", choices=WRITERS, default="ours", help="who writes the set")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     try:
         record(given.out, given.episodes, given.seed, given.writer)
     except ModuleNotFoundError as error:
         advice = {"pyarrow": "pip install -e '.[data]'", "lerobot": "run it in .venv-vla, which `make test-vla` makes"}
-        raise SystemExit(
-            f"--writer {given.writer} needs {error.name}: {advice.get(error.name or '', 'install it')}"
-        ) from None
+        missing = (error.name or str(error)).partition(".")[0]
+        raise SystemExit(f"--writer {given.writer} needs {missing}: {advice.get(missing, 'install it')}") from None
     except FileExistsError as error:
         raise SystemExit(f"--out: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -35,7 +35,8 @@ def robot() -> str:
     spent = next(run["cpu_seconds"] for run in found["runs"] if run.get("stage") == "transformer")
     return "\n\n".join([
         f"{data['episodes']} episodes of the arm above, {data['minutes']:.1f} minutes of recording, {data['mb']:.1f} "
-        f"MB; the model has {found['model_mb']:.1f} MB. On {where(found['machine'])}, one thread on a machine that "
+        f"MB as lerobot writes them; the model has {found['model_mb']:.1f} MB. On {where(found['machine'])}, one "
+        "thread on a machine that "
         f"others used, so the processor's minutes count; the transformer took {steps['taken']} steps in the "
         f"{found['minutes']:g} minutes that it was given. The 8,000 that are the default would take "
         f"{8000 * spent / steps['taken'] / 3600:.1f} hours of the processor.",
