@@ -90,7 +90,7 @@ def lock_problems(root: Path) -> Iterator[str]:
             found = re.search(r"^torch==(\S+)", (root / "requirements" / "torch.txt").read_text("utf-8"), re.M)[1]
         if found is None or not asked.specifier.contains(found):
             yield f"requirements/core.txt must have {line}, and has {found}: run make lock"
-    spec = importlib.util.spec_from_file_location("newer", root / "requirements" / "newer.py")
+    spec = importlib.util.spec_from_file_location("newer", root / ".ci" / "newer.py")
     newer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(newer)
     others = list(newer.differences((root / "requirements" / "test.txt").read_text(encoding="utf-8")))

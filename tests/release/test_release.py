@@ -34,7 +34,8 @@ def root(tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    shutil.copy(ROOT / "requirements" / "newer.py", tmp_path / "requirements")
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "newer.py", tmp_path / ".ci")
     for words in (["init", "-q", "-b", "main"], ["config", "user.name", "me"], ["config", "user.email", "me@here"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     commit(tmp_path)
