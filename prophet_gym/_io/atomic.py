@@ -30,6 +30,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     cache stays readable to others. What killed processes left behind is removed after a day.
     """
     path = Path(path)
+    if is_stream(path):
+        raise OSError(f"{path} must be a place for a file, and is a device, a pipe or an open file")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
     temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{path.suffix}")
@@ -44,6 +46,14 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path names a device, a pipe or an open file, such as `/dev/null`: nothing may replace it."""
+    # What lies in /dev is often a link into /proc, and who may write there may also replace it.
+    if Path("/proc") in path.parent.resolve().parents or (path.is_symlink() and os.readlink(path).startswith("/proc/")):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
