@@ -12,8 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from prophet_gym._checks import require_count, require_device, require_number
-from prophet_gym._io.atomic import is_stream
+from prophet_gym._checks import is_stream, require_count, require_device, require_number
 from prophet_gym.specs import FIRST_CAMERA, Camera
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from prophet_gym._checks import is_stream
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 # Seconds without a change after which a temporary file is taken for one that a killed process left, and removed.
@@ -46,14 +47,6 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def is_stream(path: Path) -> bool:
-    """Return whether a path names a device, a pipe or an open file, such as `/dev/null`: nothing may replace it."""
-    # What lies in /dev is often a link into /proc, and who may write there may also replace it.
-    if Path("/proc") in path.parent.resolve().parents or (path.is_symlink() and os.readlink(path).startswith("/proc/")):
-        return True
-    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
