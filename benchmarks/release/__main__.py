@@ -53,6 +53,8 @@ def newest(root: Path) -> list[Section]:
 
 def tree_problems(root: Path) -> Iterator[str]:
     """Yield what stands between the commit and a tag."""
+    if git(root, "rev-parse", "--is-shallow-repository") == "true":
+        yield "the clone must have all tags, and is a shallow one: git fetch --unshallow --tags"
     changed = git(root, "status", "--porcelain").splitlines()
     if changed:
         yield f"everything must be committed, and {len(changed)} files are not, such as {changed[0].split()[-1]}"
@@ -98,6 +100,16 @@ def lock_problems(root: Path) -> Iterator[str]:
         yield f"the tests must have run on the lock, and installed is {'; '.join(others)}: run make test"
 
 
+def require_clone(root: Path) -> None:
+    """Raise SystemExit unless a folder is a clone, rather than a folder in another, as an unpacked sdist may be."""
+    try:
+        top = git(root, "rev-parse", "--show-toplevel")
+    except (OSError, subprocess.CalledProcessError) as error:  # no git, or no repository
+        raise SystemExit(f"a release is made in a clone, with git, and {root} cannot be read as one: {error}") from None
+    if Path(top).resolve() != root.resolve():
+        raise SystemExit(f"a release is made in a clone, and {root} lies in another, {top}")
+
+
 def archive_problems() -> Iterator[str]:
     """Yield what is wrong with the archives of the last commit."""
     with TemporaryDirectory(prefix="release-") as name:
@@ -124,6 +136,7 @@ def tag(root: Path) -> str:
 def main(args: Args) -> None:
     """Print every check, the notes, what is left to do, and the command of the tag."""
     root, wrong = archives.ROOT, 0
+    require_clone(root)
     checks = {
         "working tree": tree_problems(root),
         "version and changelog": version_problems(root),
