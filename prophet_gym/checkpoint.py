@@ -13,7 +13,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -22,6 +21,7 @@ from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym._registration import SUITES
+from prophet_gym._warnings import warn
 from prophet_gym.embodiments import Robot, get_robot
 from prophet_gym.envs._initial_states import INDEX_NAME, InitialStates, read_initial_states, read_jsonl_states
 from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_tasks
@@ -210,7 +210,7 @@ class Checkpoint:
         own = isinstance(text, str) and text.partition("?")[0] in ("auto", "success", "classifier")
         head = self.folder / "success_head" if own else None
         if text == "auto" and head is not None and not head.is_dir():
-            gym.logger.warn(
+            warn(
                 f"weights={self.name!r} have no success head, so nothing scores the dream: every reward is 0 and "
                 "not scored. Pass reward='vlm:...', reward=PATH of a head that `prophet train-reward` trained, or "
                 "reward=None"

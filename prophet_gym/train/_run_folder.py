@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import socket
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -30,6 +29,7 @@ from prophet_gym._io.processes import by_main, gathered
 from prophet_gym._io.processes._sharding import as_stored_in, is_sharded, nested, read_shards, room_like, write_shards
 from prophet_gym._io.processor import machine
 from prophet_gym._io.tensor_files import read_tensors, read_torch, write_tensors, write_torch
+from prophet_gym._warnings import warn
 from prophet_gym.data._recording import list_episodes
 from prophet_gym.errors import CheckpointError, RunInUseError
 
@@ -65,7 +65,7 @@ def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
         ) from error
     except NotImplementedError:  # a file system without locks
         told = f"the disk of {folder} knows no locks: see to it that no second run writes there"
-        warnings.warn(told, RuntimeWarning, stacklevel=3)
+        warn(told, RuntimeWarning)
         yield
         return
     refused = True
