@@ -38,8 +38,18 @@ def progress(
     hidden = not shown or is_quiet() or (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
     # A file is not filled with bars.
     every = 1 if sys.stderr.isatty() or in_notebook() else 30
-    how = {"leave": not passing, "delay": int(passing), "mininterval": every, "disable": hidden}
+    # `miniters`: without it a bar that counts few long things stands still, whatever its caller says of them.
+    how = {"leave": not passing, "delay": int(passing), "mininterval": every, "miniters": 0, "disable": hidden}
     return tqdm(what, desc=stage or None, total=total, initial=done, unit=unit, dynamic_ncols=True, **how)
+
+
+@contextmanager
+def doing(stage: str) -> Iterator[None]:
+    """Say what is being done as long as it is, where nothing can be counted, such as the loading of a model."""
+    with progress(None, stage, passing=True) as bar:
+        bar.bar_format = "{desc} ... {elapsed}"
+        bar.refresh()
+        yield
 
 
 def is_quiet() -> bool:
