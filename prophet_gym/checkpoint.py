@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from prophet_gym._checks import require_device, shown, unknown_option
+from prophet_gym._checks import require_device, shown, unknown_option, warn
 from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym._registration import SUITES
-from prophet_gym._warnings import warn
 from prophet_gym.embodiments import Robot, get_robot
 from prophet_gym.envs._initial_states import INDEX_NAME, InitialStates, read_initial_states, read_jsonl_states
 from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_tasks

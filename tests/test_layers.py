@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"_registration", "_warnings", "errors"},
+    {"_registration", "errors"},
     {"_checks", "specs"},
     {"estimates", "_io", "_arguments"},
     {"world_model", "_viewer"},
@@ -136,6 +136,6 @@ def test_every_warning_names_the_line_of_the_caller():
         for package in ("prophet_gym", "prophrl_algos")
         for path in files(package)
         for node in ast.walk(ast.parse(path.read_text()))
-        if path.name != "_warnings.py" and ast.unparse(node) in ("warnings.warn", "gym.logger.warn", "logger.warn")
+        if path.name != "_checks.py" and ast.unparse(node) in ("warnings.warn", "gym.logger.warn", "logger.warn")
     ]
-    assert elsewhere == [], "prophet_gym._warnings.warn does it"
+    assert elsewhere == [], "prophet_gym._checks.warn does it"

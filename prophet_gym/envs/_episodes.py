@@ -15,8 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym._checks import require_count, require_number, unknown_option
-from prophet_gym._warnings import warn
+from prophet_gym._checks import require_count, require_number, unknown_option, warn
 from prophet_gym.envs._options import row_seeds
 from prophet_gym.envs._plain import PlainSpec
 from prophet_gym.envs._require import require_actions, require_open

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from prophet_gym._warnings import warn
+from prophet_gym._checks import warn
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel
 

@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
-from prophet_gym._warnings import warn
+from prophet_gym._checks import warn
 from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Info, Observation, sub_env_info
 from prophet_gym.envs._initial_states import InitialStates
 from prophet_gym.envs._plain import PlainSpec

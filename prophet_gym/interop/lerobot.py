@@ -12,11 +12,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym._checks import require_count, unknown_option
+from prophet_gym._checks import require_count, unknown_option, warn
 from prophet_gym._io.companions import env_id
 from prophet_gym._io.header import CONFIG
 from prophet_gym._registration import SUITES
-from prophet_gym._warnings import warn
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs.wrappers.actions import OneActionPerStepVector

@@ -9,8 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool
 
-from prophet_gym._checks import require_count, require_number
-from prophet_gym._warnings import warn
+from prophet_gym._checks import require_count, require_number, warn
 from prophet_gym.errors import RewardCollapseError
 from prophet_gym.estimates import Estimate, wilson
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from prophet_gym._checks import warn
 from prophet_gym._io.processes import gathered, joined, lost_named, package_versions, require_alike
 from prophet_gym._io.processes._sharding import shard, whole
 from prophet_gym._io.processor import reuse_memory
 from prophet_gym._io.progress import progress
-from prophet_gym._warnings import warn
 from prophet_gym.train._run_folder import States
 
 if TYPE_CHECKING:

@@ -22,14 +22,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
-from prophet_gym._checks import shown
+from prophet_gym._checks import shown, warn
 from prophet_gym._io.atomic import atomic_directory, atomic_write
 from prophet_gym._io.files import read_json, read_json_lines
 from prophet_gym._io.processes import by_main, gathered
 from prophet_gym._io.processes._sharding import as_stored_in, is_sharded, nested, read_shards, room_like, write_shards
 from prophet_gym._io.processor import machine
 from prophet_gym._io.tensor_files import read_tensors, read_torch, write_tensors, write_torch
-from prophet_gym._warnings import warn
 from prophet_gym.data._recording import list_episodes
 from prophet_gym.errors import CheckpointError, RunInUseError
 

@@ -118,7 +118,7 @@ def test_training_that_is_interrupted_says_how_to_go_on(tmp_path):
 
 
 def test_a_warning_in_a_command_is_one_line_without_a_place(tmp_path):
-    body = "from prophet_gym._warnings import warn; warn('no head; 5% of it')"
+    body = "from prophet_gym._checks import warn; warn('no head; 5% of it')"
     (tmp_path / "probe.py").write_text(PROBE.format(body=body))
     (tmp_path / "prophet").write_text(START.format(resumes=False))
     done = subprocess.run(

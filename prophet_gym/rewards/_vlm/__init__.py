@@ -2,6 +2,6 @@
 
 from functools import partial
 
-from prophet_gym._warnings import warn as _warn
+from prophet_gym._checks import warn as _warn
 
 warn = partial(_warn, category=RuntimeWarning)
