@@ -37,6 +37,7 @@ class Args(Arguments):
 
 
 def main(args: Args) -> dict[str, Any]:
+    from prophet_gym._io.companions import recorded
     from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
 
@@ -54,6 +55,7 @@ def main(args: Args) -> dict[str, Any]:
             cameras=args.cameras,
         )
         new = collect(plan, folder, workers=args.workers)
+        print(recorded(folder, args.episodes, new))
         written.append({"suite": suite, "folder": folder, "episodes": args.episodes, "new": new})
     return {"recordings": written}
 

@@ -59,6 +59,7 @@ def main(args: Args) -> dict[str, Any]:
     print(
         f"{args.target}: a Prophet of {config.embodiment}, chunks of {config.chunk} actions and {height}x{width} frames"
     )
+    print(f"  prophet starts --world-model {args.target}\n  prophet evaluate --world-model {args.target}")
     return {
         "checkpoint": args.target,
         "embodiment": config.embodiment,

@@ -104,6 +104,7 @@ def main(args: Args) -> dict[str, Any]:
         reward_model.save_pretrained(args.out)
         atomic_write(args.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
+    print(f'wrote {args.out}\n  prophet calibrate --reward {args.out}\n  gym.make(..., reward="{args.out}")')
     return metrics
 
 
