@@ -39,8 +39,16 @@ def progress(
     # A file is not filled with bars.
     every = 1 if sys.stderr.isatty() or in_notebook() else 30
     # `miniters`: without it a bar that counts few long things stands still, whatever its caller says of them.
-    how = {"leave": not passing, "delay": int(passing), "mininterval": every, "miniters": 0, "disable": hidden}
-    return tqdm(what, desc=stage or None, total=total, initial=done, unit=unit, dynamic_ncols=True, **how)
+    how: dict[str, Any] = {
+        "leave": not passing,
+        "delay": int(passing),
+        "mininterval": every,
+        "miniters": 0,
+        "disable": hidden,
+    }
+    # A terminal that does not say how wide it is would get bars of no width.
+    how |= {"ncols": 80} if _unknown_width() else {"dynamic_ncols": True}
+    return tqdm(what, desc=stage or None, total=total, initial=done, unit=unit, **how)
 
 
 @contextmanager
@@ -55,6 +63,13 @@ def doing(stage: str) -> Iterator[None]:
 def is_quiet() -> bool:
     """Return whether bars are hidden, by `--quiet` of a command or by the variable of tqdm."""
     return os.environ.get(QUIET, "").lower() not in ("", "0", "false", "no")
+
+
+def _unknown_width() -> bool:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns == 0
+    except (OSError, ValueError):  # no terminal
+        return False
 
 
 def in_notebook() -> bool:
