@@ -46,8 +46,8 @@ def progress(
         "miniters": 0,
         "disable": hidden,
     }
-    # A terminal that does not say how wide it is would get bars of no width.
-    how |= {"ncols": 80} if _unknown_width() else {"dynamic_ncols": True}
+    # In a terminal that does not say how large it is, as one of `script` or of a container, tqdm shows nothing.
+    how |= {"ncols": 80, "nrows": 24} if _unknown_size() else {"dynamic_ncols": True}
     return tqdm(what, desc=stage or None, total=total, initial=done, unit=unit, **how)
 
 
@@ -65,9 +65,9 @@ def is_quiet() -> bool:
     return os.environ.get(QUIET, "").lower() not in ("", "0", "false", "no")
 
 
-def _unknown_width() -> bool:
+def _unknown_size() -> bool:
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns == 0
+        return 0 in os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError):  # no terminal
         return False
 

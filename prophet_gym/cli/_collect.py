@@ -23,7 +23,8 @@ class Args(Arguments):
     episodes: Items = 500
     """Number of episodes, spread evenly over the tasks."""
     look: str | None = None
-    """Look of the simulator; its first by default. LIBERO has `light`, `light-v2` (both fast) and `official`."""
+    """Look of the simulator; its first by default. LIBERO has `light`, `light-v2` (both fast, with meshes that
+    are built the first time, in minutes) and `official`."""
     seed: Seed = 0
     """Seed of the initial states and scripts."""
     starts: Literal["random", "official"] = "random"

@@ -122,9 +122,8 @@ def main(args: Args) -> dict[str, Any] | None:
     if not main:
         return None
     print(f"{newest(args.out)}: {trainer.done} update{'s' * (trainer.done != 1)}")
-    print(
-        command("evaluate", args, policy_weights=args.out), f"  prophrl report {shlex.quote(str(args.out))}", sep="\n"
-    )
+    print(command("evaluate", args, policy_weights=args.out))
+    print(f"  prophrl report {shlex.quote(str(args.out))}")
     return {"folder": args.out, "state": newest(args.out), "updates": trainer.done}
 
 
