@@ -1,13 +1,16 @@
-"""Check plain arguments, and name what was given in messages."""
+"""Check plain arguments, name what was given in messages, and warn at the line of the caller."""
 
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +19,11 @@ from jaxtyping import UInt8
 from prophet_gym.errors import UnknownOptionError
 
 SHOWN_NAMES, SHOWN_CHARS = 10, 100
+_OURS = ("prophet_gym", "prophrl_algos", "gymnasium")
+"""Packages whose lines no warning names; Gymnasium's stand between a caller and our envs."""
+
+_WRAPPERS = ("contextlib", "jaxtyping", "torch")
+"""Packages whose decorators call our functions for the caller."""
 
 
 def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOptionError:
@@ -169,3 +177,32 @@ def is_stream(path: Path) -> bool:
     if Path("/proc") in path.parent.resolve().parents or (path.is_symlink() and os.readlink(path).startswith("/proc/")):
         return True
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called into our packages, as plain text; `warnings` filters it as any other warning.
+
+    Whoever reads it can change that line, not one of ours.
+    A command has no caller, so its warnings name the script that started it, see `prophet_gym.cli._running`.
+    """
+    frame = caller = sys._getframe(1)
+    # The outermost line of ours, since others stand between our own, such as those of a decorator or of torch.
+    while frame is not None:
+        if _package(frame) in _OURS:
+            caller = frame.f_back or frame
+        frame = frame.f_back
+    while _package(caller) in _WRAPPERS and caller.f_back is not None:
+        caller = caller.f_back
+    where = caller.f_globals
+    warnings.warn_explicit(
+        message,
+        category,
+        caller.f_code.co_filename,
+        caller.f_lineno,
+        module=where.get("__name__", "<unknown>"),
+        registry=where.setdefault("__warningregistry__", {}),
+    )
+
+
+def _package(frame: FrameType) -> str:
+    return frame.f_globals.get("__name__", "").partition(".")[0]

@@ -13,11 +13,10 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 
-from prophet_gym._checks import require_device, shown, unknown_option
+from prophet_gym._checks import require_device, shown, unknown_option, warn
 from prophet_gym._io.files import read_json, reading
 from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
@@ -210,7 +209,7 @@ class Checkpoint:
         own = isinstance(text, str) and text.partition("?")[0] in ("auto", "success", "classifier")
         head = self.folder / "success_head" if own else None
         if text == "auto" and head is not None and not head.is_dir():
-            gym.logger.warn(
+            warn(
                 f"weights={self.name!r} have no success head, so nothing scores the dream: every reward is 0 and "
                 "not scored. Pass reward='vlm:...', reward=PATH of a head that `prophet train-reward` trained, or "
                 "reward=None"

@@ -117,6 +117,7 @@ def evaluate(
                 for row in rows.tolist():
                     results[row].add(row, reward, terminated, info)
                 going = rows[~(np.asarray(terminated) | np.asarray(truncated))[rows]]
+                bar.set_postfix_str(f"chunk {max(results[row].chunks for row in rows.tolist())}", refresh=False)
                 bar.update(len(rows) - len(going))
                 rows = going
             found += results

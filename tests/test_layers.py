@@ -128,3 +128,14 @@ def test_importing_the_package_loads_nothing_heavy():
     code = f"import prophet_gym, sys; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+def test_every_warning_names_the_line_of_the_caller():
+    elsewhere = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in ("prophet_gym", "prophrl_algos")
+        for path in files(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if path.name != "_checks.py" and ast.unparse(node) in ("warnings.warn", "gym.logger.warn", "logger.warn")
+    ]
+    assert elsewhere == [], "prophet_gym._checks.warn does it"

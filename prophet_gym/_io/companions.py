@@ -1,6 +1,7 @@
 """What lies in a checkpoint beside its networks: initial states, success head, object reader, and a model card."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,12 @@ def _parts(companions: list[str]) -> list[str]:
 def is_ours(path: Path) -> bool:
     """Return whether a card may be written again: it is missing, or a save wrote it."""
     return not path.is_file() or MARKER in path.read_text(encoding="utf-8", errors="replace")
+
+
+def recorded(folder: Path, episodes: int, new: int) -> str:
+    """Return what a recording has come to, and the commands to run next with it, as text."""
+    place = shlex.quote(str(folder))
+    return f"wrote {new} of {episodes} episodes to {folder}\n  prophet inspect {place}\n  prophet train --data {place}"
 
 
 def next_steps(folder: Path, data: Path | str, robot: str) -> str:

@@ -38,13 +38,38 @@ def progress(
     hidden = not shown or is_quiet() or (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
     # A file is not filled with bars.
     every = 1 if sys.stderr.isatty() or in_notebook() else 30
-    how = {"leave": not passing, "delay": int(passing), "mininterval": every, "disable": hidden}
-    return tqdm(what, desc=stage or None, total=total, initial=done, unit=unit, dynamic_ncols=True, **how)
+    # `miniters`: without it a bar that counts few long things stands still, whatever its caller says of them.
+    how: dict[str, Any] = {
+        "leave": not passing,
+        "delay": int(passing),
+        "mininterval": every,
+        "miniters": 0,
+        "disable": hidden,
+    }
+    # In a terminal that does not say how large it is, as one of `script` or of a container, tqdm shows nothing.
+    how |= {"ncols": 80, "nrows": 24} if _unknown_size() else {"dynamic_ncols": True}
+    return tqdm(what, desc=stage or None, total=total, initial=done, unit=unit, **how)
+
+
+@contextmanager
+def doing(stage: str) -> Iterator[None]:
+    """Say what is being done as long as it is, where nothing can be counted, such as the loading of a model."""
+    with progress(None, stage, passing=True) as bar:
+        bar.bar_format = "{desc} ... {elapsed}"
+        bar.refresh()
+        yield
 
 
 def is_quiet() -> bool:
     """Return whether bars are hidden, by `--quiet` of a command or by the variable of tqdm."""
     return os.environ.get(QUIET, "").lower() not in ("", "0", "false", "no")
+
+
+def _unknown_size() -> bool:
+    try:
+        return 0 in os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):  # no terminal
+        return False
 
 
 def in_notebook() -> bool:

@@ -23,7 +23,8 @@ class Args(Arguments):
     episodes: Items = 500
     """Number of episodes, spread evenly over the tasks."""
     look: str | None = None
-    """Look of the simulator; its first by default. LIBERO has `light`, `light-v2` (both fast) and `official`."""
+    """Look of the simulator; its first by default. LIBERO has `light`, `light-v2` (both fast, with meshes that
+    are built the first time, in minutes) and `official`."""
     seed: Seed = 0
     """Seed of the initial states and scripts."""
     starts: Literal["random", "official"] = "random"
@@ -37,6 +38,7 @@ class Args(Arguments):
 
 
 def main(args: Args) -> dict[str, Any]:
+    from prophet_gym._io.companions import recorded
     from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
 
@@ -54,6 +56,7 @@ def main(args: Args) -> dict[str, Any]:
             cameras=args.cameras,
         )
         new = collect(plan, folder, workers=args.workers)
+        print(recorded(folder, args.episodes, new))
         written.append({"suite": suite, "folder": folder, "episodes": args.episodes, "new": new})
     return {"recordings": written}
 

@@ -37,6 +37,7 @@ class Args(Arguments):
 
 
 def main(args: Args) -> dict[str, Any]:
+    from prophet_gym._io.companions import env_id
     from prophet_gym._io.hub import fetch, parse_hub_name, resolve
     from prophet_gym.prophet.convert import Conversion, convert_file
 
@@ -59,6 +60,7 @@ def main(args: Args) -> dict[str, Any]:
     print(
         f"{args.target}: a Prophet of {config.embodiment}, chunks of {config.chunk} actions and {height}x{width} frames"
     )
+    print(f'  gym.make("{env_id(config.embodiment)}", weights="{args.target}", starts=PATH)')
     return {
         "checkpoint": args.target,
         "embodiment": config.embodiment,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,18 +58,23 @@ def main(args: Args) -> dict[str, Any]:
     import imageio.v3 as iio
 
     from prophet_gym._io.panels import contact_sheet, stack, write_animation, write_mp4
-    from prophet_gym._io.progress import progress
+    from prophet_gym._io.progress import doing, progress
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation._report import machine, table
 
-    world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))
-    episodes = demo_episodes(args)
+    with doing("loading the world model and the episodes"):
+        world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))
+        episodes = demo_episodes(args)
     scenes = [
         dream_scene(world_model, episode, other_actions, args.steps, args.seed)
         for episode, other_actions in progress(episodes, "dream", unit="episode")
     ]
     fps = int(episodes[0][0].fps)
-    video = (image for scene in progress(scenes, "draw", unit="episode") for image in scene_images(scene, args.scale))
+    video = (
+        image
+        for scene in progress(scenes, "draw and encode", unit="episode")
+        for image in scene_images(scene, args.scale)
+    )
     write_mp4(args.out / "demo.mp4", video, fps)
     moments = [np.linspace(0, scene.steps, MOMENTS).round().astype(int).tolist() for scene in scenes]
     sheets = [contact_sheet(scene.videos, at, scene.instruction) for scene, at in zip(scenes, moments, strict=True)]
@@ -141,15 +146,17 @@ def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
 
 def measure(scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, float]]]:
     """Return the mean PSNR and EPE of the dreamt frames over the first 8, the first 64 and all frames."""
+    from prophet_gym._io.progress import progress
     from prophet_gym.evaluation._metrics import frame_metrics
 
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for label in (DREAM, OTHER, "last frame copied"):
-        metrics = []
-        for scene in scenes:
-            recorded = scene.videos[LIBERO]
-            shown = scene.videos.get(label, np.broadcast_to(recorded[:1], recorded.shape))
-            metrics.append(frame_metrics(recorded[1:], np.ascontiguousarray(shown[1:])))
+    labels = (DREAM, OTHER, "last frame copied")
+    measured: dict[str, list[Any]] = {label: [] for label in labels}
+    for label, scene in progress([*product(labels, scenes)], "measure", unit="video"):
+        recorded = scene.videos[LIBERO]
+        shown = scene.videos.get(label, np.broadcast_to(recorded[:1], recorded.shape))
+        measured[label].append(frame_metrics(recorded[1:], np.ascontiguousarray(shown[1:])))
+    for label, metrics in measured.items():
         found[label] = {}
         for name, frames in (("8", 8), ("64", 64), ("all", 10**6)):
             summaries = [m.first(frames).summary() for m in metrics if frames == 10**6 or len(m.psnr) >= frames]

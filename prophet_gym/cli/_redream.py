@@ -52,4 +52,5 @@ def main(args: Args) -> dict[str, Any]:
             write_episode(missing[number][1], episodes[number].cut(len(frames) - 1), frames)
             bar.update()
     print(f"wrote {len(missing)} episodes to {args.out}, {len(targets) - len(missing)} were there")
+    print(f"  prophet train-reward --data {args.data} --dreams {args.out} --out DIR")
     return {"folder": args.out, "episodes": len(targets), "new": len(missing)}

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -86,7 +87,8 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
     for Ctrl-C; each says so in a few lines. `title` is program and command, for example `prophet demo`.
     """
     try:
-        _perform(title, command, words)
+        with _plain_warnings(title):
+            _perform(title, command, words)
     except KeyboardInterrupt:
         lost = "give the same command again to continue it" if command.resumes else "what was not written yet is lost"
         # What a shell reports of a program that signal 2 ended: 128 + 2.
@@ -112,6 +114,21 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
             raise
         _leave(title, f"the device's memory is full; ask for smaller batches ({said(error)})", 1, error)
+
+
+@contextmanager
+def _plain_warnings(title: str) -> Iterator[None]:
+    """Show a warning that names the script of the command, which nobody wrote, as `title` and text alone."""
+    script, usual = getattr(sys.modules["__main__"], "__file__", None), warnings.formatwarning
+
+    def shown(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **named: Any) -> str:
+        return f"{title}: {message}\n" if filename == script else usual(message, category, filename, *rest, **named)
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _perform(title: str, command: Command, words: Sequence[str]) -> None:

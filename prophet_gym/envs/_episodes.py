@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym._checks import require_count, require_number, unknown_option
+from prophet_gym._checks import require_count, require_number, unknown_option, warn
 from prophet_gym.envs._options import row_seeds
 from prophet_gym.envs._plain import PlainSpec
 from prophet_gym.envs._require import require_actions, require_open
@@ -244,7 +244,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         """
         require_open(self, "render")
         if self.render_mode is None:
-            gym.logger.warn(f"render does nothing without a render mode; pass render_mode= one of {RENDER_MODES}")
+            warn(f"render does nothing without a render mode; pass render_mode= one of {RENDER_MODES}")
             return None
         self._require_started("render")
         if self.render_mode == "human":

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from prophet_gym._checks import warn
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel
 
@@ -171,7 +171,7 @@ class Row:
         if collect:
             if len(self.unseen) == UNSEEN_FRAMES and not self.dropped:
                 self.dropped = True
-                gym.logger.warn(
+                warn(
                     f"{UNSEEN_FRAMES} frames wait for render() and the oldest are dropped: call it after each step, or "
                     "make the env without render_mode='rgb_array_list'"
                 )

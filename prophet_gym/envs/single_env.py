@@ -8,6 +8,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
+from prophet_gym._checks import warn
 from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Info, Observation, sub_env_info
 from prophet_gym.envs._initial_states import InitialStates
 from prophet_gym.envs._plain import PlainSpec
@@ -180,7 +181,7 @@ class ProphetEnv(SingleEnv):
         """
         # Every worker process of an AsyncVectorEnv loads a world model of its own.
         if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
-            gym.logger.warn(
+            warn(
                 "AsyncVectorEnv loads one copy of the world model per worker and generates each episode alone; "
                 "gym.make_vec(id, num_envs=...) or ProphetVectorEnv generates all in one batch with one copy"
             )
@@ -216,7 +217,7 @@ class ProphetEnv(SingleEnv):
         self._learn_horizon()
         result = super().reset(seed=seed, options=options)
         if unscored:
-            gym.logger.warn(
+            warn(
                 f"an episode was left unscored after {ran} chunks: this reward model (when='end') is asked after the "
                 f"{horizon} that the id is registered with. gym.make keeps max_episode_steps to itself; give another "
                 "horizon to gym.make_vec, to prophet_gym.factory.make_env or to ProphetEnv"

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym._checks import require_count, unknown_option
+from prophet_gym._checks import require_count, unknown_option, warn
 from prophet_gym._io.companions import env_id
 from prophet_gym._io.header import CONFIG
 from prophet_gym._registration import SUITES
@@ -133,7 +133,7 @@ def make_env(
     and `episode_length` (in actions; ValueError unless it is a multiple of the chunk).
     """
     if use_async_envs:
-        gym.logger.warn("use_async_envs makes no difference: one model generates all episodes in one batch")
+        warn("use_async_envs makes no difference: one model generates all episodes in one batch")
     names = ("task", "task_ids", "episode_length")
     asked = cfg if isinstance(cfg, Mapping) else {name: getattr(cfg, name, None) for name in names}
     suite, id_, options = _suite(weights, asked.get("task"))

@@ -1,6 +1,5 @@
 """Watch the precision of a reward model while a policy learns from it: the paper's collapses in long runs (Fig. 14)."""
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool
 
-from prophet_gym._checks import require_count, require_number
+from prophet_gym._checks import require_count, require_number, warn
 from prophet_gym.errors import RewardCollapseError
 from prophet_gym.estimates import Estimate, wilson
 
@@ -72,7 +71,7 @@ class PrecisionMonitor:
             )
             if self.stop:
                 raise RewardCollapseError(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warn(message, RuntimeWarning)
         return reading
 
     def watch(

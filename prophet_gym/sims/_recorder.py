@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from prophet_gym._checks import require_count, unknown_option
-from prophet_gym._io.progress import progress
+from prophet_gym._io.progress import doing, progress
 from prophet_gym.data._episode import Episode, Simulation
 from prophet_gym.data._recording import begin_recording, episode_path, recorded_facts, simulated_episode, write_episode
 from prophet_gym.embodiments import get_embodiment
@@ -235,18 +235,24 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     same = set(plan.meta()) - {"tasks", "episodes", "versions"}
     begin_recording(folder, plan.meta(), sorted(same))
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
-    queue = get_context("spawn").Queue()
-    calls = [(simulator, plan, folder, part, queue) for part in _divided(jobs, plan.tasks, workers) if part]
+    ready, queue = (get_context("spawn").Queue() for _ in range(2))
+    calls = [(simulator, plan, folder, part, ready, queue) for part in _divided(jobs, plan.tasks, workers) if part]
     with _one_thread_each():
         processes = start_workers(_work, calls) if calls else []
     about = {"total": plan.episodes, "done": plan.episodes - len(jobs), "unit": "episode"}
+    grace = 0.0
     try:
+        # Before the clock of episodes: what is built the first time would count as theirs.
+        with doing("starting the simulator; the first time its light meshes are built, once, which takes minutes"):
+            for _ in processes:
+                _next_message(ready, processes, heard=False)
         with progress(None, f"collect {plan.suite}", **about) as bar:
             for number, _ in enumerate(jobs):
                 bar.set_postfix_str(_next_message(queue, processes, heard=number > 0))
                 bar.update()
+        grace = 10.0  # they close their simulators
     finally:
-        end_workers(processes)
+        end_workers(processes, grace=grace)
     return len(jobs)
 
 
@@ -278,9 +284,16 @@ def _next_message(queue: Queue, processes: Sequence[BaseProcess], *, heard: bool
         return text
 
 
-def _work(simulator: SimulatorClass, plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queue) -> None:
+def _work(
+    simulator: SimulatorClass, plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], ready: Queue, queue: Queue
+) -> None:
     sims: dict[int, Simulator] = {}
     try:
+        first = jobs[0][0]
+        sims[first] = simulator(plan.suite, first, look=plan.look, size=plan.size)
+        sims[first].reset(seed=0)
+        sims[first].render()
+        ready.put(("ready", ""))
         for task, index in jobs:
             if task not in sims:
                 sims[task] = simulator(plan.suite, task, look=plan.look, size=plan.size)
@@ -290,7 +303,8 @@ def _work(simulator: SimulatorClass, plan: Plan, folder: Path, jobs: Sequence[tu
             outcome = "success" if episode.sim.success[-1] else "no success"
             queue.put(("done", f"task {task} {episode.sim.mode}: {outcome}"))
     except BaseException:
-        queue.put(("error", traceback.format_exc()))
+        for each in (ready, queue):
+            each.put(("error", traceback.format_exc()))
         raise
     finally:
         for sim in sims.values():

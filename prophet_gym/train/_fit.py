@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from prophet_gym._checks import warn
 from prophet_gym._io.processes import gathered, joined, lost_named, package_versions, require_alike
 from prophet_gym._io.processes._sharding import shard, whole
 from prophet_gym._io.processor import reuse_memory
@@ -288,6 +288,6 @@ def _open_events(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         told = f"TensorBoard is not installed, so no events are written to {folder}: pip install 'prophet-gym[train]'"
-        warnings.warn(told, RuntimeWarning, stacklevel=2)
+        warn(told, RuntimeWarning)
         return None
     return SummaryWriter(str(folder))

@@ -120,7 +120,10 @@ def main(args: Args) -> dict[str, Any]:
         left = [path for path in paths if held_out(name_of(path), 1 / args.held_out)]
         kept = [path for path in paths if path not in left]
         if not kept or not left:
-            raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
+            raise ValueError(
+                f"{args.data} has {len(paths)} episodes, {len(left)} held out and {len(kept)} to train on, and needs "
+                f"one of each: record more, or change --held-out {args.held_out}, which keeps one in so many"
+            )
         reader = train_object_reader(read_frames(kept, args.stride), args)
         settings = {name: value for name, value in asdict(args).items() if name != "out"}
         metrics = {

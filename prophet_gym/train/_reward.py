@@ -5,6 +5,7 @@ with success and failure as its two answers, as the paper does for LIBERO.
 """
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -103,6 +104,7 @@ def main(args: Args) -> dict[str, Any]:
         reward_model.save_pretrained(args.out)
         atomic_write(args.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
+    print(f'wrote {args.out}\n  prophet calibrate --reward {args.out}\n  gym.make(..., reward="{args.out}")')
     return metrics
 
 
@@ -110,9 +112,9 @@ def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
     recorded, dreams = _split(args)
     groups = {"held_out": recorded} | ({"held_out_dreams": dreams} if args.dreams else {})
     for folders, parts in zip((args.data, args.dreams), groups.values(), strict=False):
-        _require_parts(folders, parts)
+        _require_parts(args, folders, parts)
     tune = read_videos(groups["held_out"]["tune"], size=args.image_size, all_frames=True)
-    require_success([bool(video.success.any()) for video in tune])
+    require_success([bool(video.success.any()) for video in tune], args.held_out)
     paths = [path for parts in groups.values() for path in parts["train"]]
     train = read_videos(paths, size=args.image_size, all_frames=False)
     schedule = CosineConfig(args.steps, args.learning_rate or 2e-3, minutes=args.minutes, seed=args.seed)
@@ -131,11 +133,11 @@ def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
 
 def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
     parts, dreamt = _split(args)
-    _require_parts(args.data, parts)
+    _require_parts(args, args.data, parts)
     groups = {name: read_videos(paths, size=None, all_frames=True) for name, paths in parts.items()}
     groups["train"] += read_videos(dreamt["train"], size=None, all_frames=True)
     tune = _ends(groups["tune"], args.stride)
-    require_success([clip.done for clip in tune])
+    require_success([clip.done for clip in tune], args.held_out)
     model = LocalVlm.from_pretrained(args.model, device=args.device, dtype=args.dtype, batch=args.batch_size)
     add_adapters(model, args.lora_rank, args.seed)
     config = LikelihoodConfig(base=args.model, when="chunk", stride=args.stride, shown=args.shown)
@@ -157,21 +159,32 @@ def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
 
 def _split(args: Args) -> tuple[dict[str, list[Recorded]], dict[str, list[Recorded]]]:
     """Return the episodes of the recordings and those of the dreams by part."""
-    shape, kept = ((), None), 0.0
-    if args.world_model is not None:
-        checkpoint = Checkpoint.named(args.world_model)
-        shape, told = shape_of(checkpoint), checkpoint.config.get("held_out")
-        kept = 0.0 if told is None else 1 / told
-    every = read_recorded([*args.data, *args.dreams], args.max_episodes, args.without, shape)
+    shape = ((), None) if args.world_model is None else shape_of(Checkpoint.named(args.world_model))
+    every, kept = read_recorded([*args.data, *args.dreams], args.max_episodes, args.without, shape), _kept(args)
     recorded, dreams = every[: len(args.data)], every[len(args.data) :]
     return split(chain(*recorded), args.held_out, kept), split(chain(*dreams), args.held_out, kept)
 
 
-def _require_parts(folders: Sequence[Path], parts: Mapping[str, list[Recorded]]) -> None:
-    if not all(parts.values()):
-        sizes = {part: len(paths) for part, paths in parts.items()}
-        where = ", ".join(map(str, folders))
-        raise ValueError(f"{where} has too few episodes to split: {sizes}; record more, or raise held_out")
+def _kept(args: Args) -> float:
+    """Return the share of episodes that the training of the world model kept out."""
+    told = None if args.world_model is None else Checkpoint.named(args.world_model).config.get("held_out")
+    return 0.0 if told is None else 1 / told
+
+
+def _require_parts(args: Args, folders: Sequence[Path], parts: Mapping[str, list[Recorded]]) -> None:
+    if all(parts.values()):
+        return
+    every, kept = [*chain(*parts.values())], _kept(args)
+    sizes = ", ".join(f"{len(found)} {part}" for part, found in parts.items())
+    # Checksums of names sort them, so a share is tried; and with so many, 19 times of 20, no part is empty.
+    enough = next((n / 20 for n in range(1, 20) if all(split(every, n / 20, kept).values())), None)
+    usual = math.ceil(math.log(0.05) / math.log(1 - (args.held_out or 0.2) / 2))
+    raise ValueError(
+        f"{', '.join(map(str, folders))} has too few episodes to split: by their names, --held-out {args.held_out:g} "
+        f"makes {sizes} of {len(every)}, and each part needs one. "
+        + (f"Give --held-out {enough:g}, or" if enough else "No --held-out can do it:")
+        + f" record more, about {max(3, usual)} in all"
+    )
 
 
 def add_adapters(model: LocalVlm, rank: int, seed: int = 0) -> None:
@@ -356,11 +369,13 @@ def _scored(head: SuccessHead, videos: Sequence[LabelledVideo]) -> tuple[list[np
     return [score.numpy() for score in scores], np.array(best)
 
 
-def require_success(done: Sequence[bool]) -> None:
+def require_success(done: Sequence[bool], share: float) -> None:
     """Raise ValueError unless something that chooses the threshold is successful; asked before the training."""
     if not any(done):
-        found = f"no success among the {len(done)} held-out videos that choose the threshold"
-        raise ValueError(f"{found}: record more, or raise held_out")
+        raise ValueError(
+            f"no success among the {len(done)} held-out videos that choose the threshold: record more episodes that "
+            f"succeed, or give --held-out above {share:g}"
+        )
 
 
 def threshold_of(successes: Float[np.ndarray, " n"]) -> float:

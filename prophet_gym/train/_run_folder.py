@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import socket
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
-from prophet_gym._checks import shown
+from prophet_gym._checks import shown, warn
 from prophet_gym._io.atomic import atomic_directory, atomic_write
 from prophet_gym._io.files import read_json, read_json_lines
 from prophet_gym._io.processes import by_main, gathered
@@ -65,7 +64,7 @@ def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
         ) from error
     except NotImplementedError:  # a file system without locks
         told = f"the disk of {folder} knows no locks: see to it that no second run writes there"
-        warnings.warn(told, RuntimeWarning, stacklevel=3)
+        warn(told, RuntimeWarning)
         yield
         return
     refused = True

@@ -137,7 +137,7 @@ def main(args: Args) -> None:
             raise ValueError(f"{folder} is of LeRobot data sets: name them, or give its weights as --init-from")
         if base is not None and len(args.cameras) > base.views:
             raise ValueError(
-                f"the base {folder} dreams only {FIRST_CAMERA}, got cameras={args.cameras}; leave them away"
+                f"the base {folder} dreams only {FIRST_CAMERA}, got --cameras {' '.join(args.cameras)}; leave it away"
             )
         known = None if args.init_from is None else load_small(args.init_from)
         by_main(lambda: record_start(args.out, "prophet train", args))
@@ -321,8 +321,8 @@ class Training:
         paths = [path for path in self._episodes() if not held_out(name_of(path), 1 / self.args.held_out)]
         if not paths:
             raise ValueError(
-                f"{', '.join(map(str, self.args.data))} has no episode to train on beside those held out (one in "
-                f"{self.args.held_out}) and left out; record more with `prophet collect`"
+                f"{', '.join(map(str, self.args.data))} has no episode to train on beside those held out "
+                f"(--held-out {self.args.held_out}: one in so many) and left out; record more with `prophet collect`"
             )
         return paths
 

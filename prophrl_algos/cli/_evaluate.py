@@ -3,10 +3,13 @@
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prophet_gym._arguments import Items, NotNegative, Seed, SomeTasks, resolved_device
 from prophrl_algos.cli._options import DreamOptions, WeightsOptions
+
+if TYPE_CHECKING:
+    from prophrl_algos.evaluate import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,27 +53,27 @@ class Args(WeightsOptions, DreamOptions):
 
 def main(args: Args) -> dict[str, Any]:
     """Run the command."""
+    from prophet_gym._io.progress import doing
     from prophet_gym.evaluation._report import machine
     from prophrl_algos._named import make_policy, warn_untrained
     from prophrl_algos.evaluate import evaluate
     from prophrl_algos.flow import FlowSchedule
     from prophrl_algos.vla._load import BUNDLED
 
-    if args.tiny:
+    tiny = args.tiny
+    if tiny:
         args = replace(args, tiny=False, policy="small-k4", policy_weights=Path(next(iter(BUNDLED))), episodes=1)
     asked = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(asked))
     device = resolved_device(args.device)
     chosen = {"engine": args.engine, "reward": args.reward, "look": args.look}
-    env = args.make_env(rows, starts=args.starts, tasks=args.tasks, **chosen)
-    policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
+    with doing("loading the environment and the policy"):
+        env = args.make_env(rows, starts=args.starts, tasks=args.tasks, **chosen)
+        policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
     found = evaluate(policy, env, asked, seed=args.seed, schedule=schedule)
-    tasks = found.per_task()
-    for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
-        low, high = part.interval
-        print(f"{part.success:6.1%} [{low:.1%}, {high:.1%}] of {len(part.episodes):3d}  {name}")
+    print(_worked(args, found) if tiny else _rates(found))
     episodes = [
         start | {"success": each.success, "valid": each.scored, "chunks": each.chunks, "instruction": each.instruction}
         for start, each in zip(asked, found.episodes, strict=True)
@@ -80,3 +83,27 @@ def main(args: Args) -> dict[str, Any]:
     weights = None if args.policy_weights is None else str(args.policy_weights)
     results = {"weights": weights, "metrics": found.metrics(), "episodes": episodes, "machine": machine()}
     return given | results
+
+
+def _rates(found: "Evaluation") -> str:
+    """Return the success rate of each task and of all; with a reward that says more than success, its mean too."""
+    tasks = found.per_task()
+    parts = tasks if len(tasks) == 1 else {**tasks, f"all {len(tasks)} tasks": found}
+    says_more = any(each.returns != float(each.success) for each in found.scored)
+    lines = []
+    for name, part in parts.items():
+        low, high = part.interval
+        mean = f"  mean return {part.metrics()['return']:.3g}" if says_more else ""
+        lines.append(f"{part.success:6.1%} [{low:.1%}, {high:.1%}] of {len(part.episodes):3d}{mean}  {name}")
+    return "\n".join(lines)
+
+
+def _worked(args: Args, found: "Evaluation") -> str:
+    """Return what one episode shows: that the installation works, and nothing of the policy."""
+    (episode,) = found.episodes
+    return (
+        f"the installation works: {args.policy} acted in a dream of {episode.chunks} chunks, "
+        f"“{episode.instruction}”\none episode says nothing of the policy (this one was "
+        f"{'a success' if episode.success else 'no success'}); to measure it:\n"
+        f"  prophrl evaluate --policy {args.policy} --policy-weights {args.policy_weights} --episodes 20"
+    )

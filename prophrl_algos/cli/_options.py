@@ -1,7 +1,8 @@
 """Options that several commands share, each declared once; a command's `Args` inherits those that it takes."""
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -124,3 +125,16 @@ class DreamOptions(EnvOptions):
     reward: str = ""
     """Reward model in a Prophet environment, as `gym.make(..., reward=)` takes it, for example
     `my_rewards:done`; that of the world model's checkpoint if empty."""
+
+
+def command(name: str, args: Any, **given: Any) -> str:
+    """Return a `prophrl` command that uses what another has made, for the same policy in the same environment.
+
+    `given` are its own options; those of the environment and of the world model are left out where they are the usual.
+    """
+    shared = {each.name: each.default for each in fields(DreamOptions) if each.name not in ("load", "device")}
+    chosen = {key: getattr(args, key) for key, usual in shared.items() if getattr(args, key, usual) != usual}
+    words = ["prophrl", name]
+    for key, value in {"policy": args.policy, **given, **chosen}.items():
+        words += [f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return "  " + shlex.join(words)

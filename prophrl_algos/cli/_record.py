@@ -88,6 +88,7 @@ def policy_of(policy: str, weights: Path | None, load: Load) -> "FlowPolicy":
 
 def main(args: Args) -> dict[str, Any]:
     """Run the command."""
+    from prophet_gym._io.companions import recorded
     from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
     from prophrl_algos._named import warn_untrained
@@ -106,4 +107,5 @@ def main(args: Args) -> dict[str, Any]:
         about=f"{args.policy} {args.policy_weights or ''} at noise {args.noise_level:g}".replace("  ", " "),
     )
     new = collect(plan, args.out, workers=args.workers)
+    print(recorded(args.out, args.episodes, new))
     return {"folder": args.out, "episodes": args.episodes, "new": new}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from prophet_gym._arguments import OutFolder, Several, Tasks, resolved_device
 from prophet_gym.specs import FIRST_CAMERA
-from prophrl_algos.cli._options import EnvOptions, PolicyOptions, TrainLoad
+from prophrl_algos.cli._options import EnvOptions, PolicyOptions, TrainLoad, command
 from prophrl_algos.sft import SftConfig
 
 
@@ -81,5 +81,6 @@ def main(args: Args) -> dict[str, Any]:
             save(args.out / "policy")
             written += f" and {args.out / 'policy'}"
     print(f"{written}: {len(demonstrations.actions)} episodes, {demonstrations.steps} steps, loss {loss:.4f}")
+    print(*(command(name, args, policy_weights=args.out) for name in ("evaluate", "train")), sep="\n")
     counts = {"episodes": len(demonstrations.actions), "steps": demonstrations.steps}
     return {"folder": args.out, **counts, "loss": loss}

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from tyro.conf import OmitArgPrefixes
 from prophet_gym._arguments import Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
 from prophet_gym.world_model import DecodesOnDemand
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
-from prophrl_algos.cli._options import DreamOptions, TrainLoad, WeightsOptions
+from prophrl_algos.cli._options import DreamOptions, TrainLoad, WeightsOptions, command
 from prophrl_algos.flow import FlowPolicy
 from prophrl_algos.rollout import LocalRollouts, RayOptions, RayRollouts
 from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
@@ -120,7 +121,9 @@ def main(args: Args) -> dict[str, Any] | None:
             )
     if not main:
         return None
-    print(f"{newest(args.out)}: {trainer.done} updates")
+    print(f"{newest(args.out)}: {trainer.done} update{'s' * (trainer.done != 1)}")
+    print(command("evaluate", args, policy_weights=args.out))
+    print(f"  prophrl report {shlex.quote(str(args.out))}")
     return {"folder": args.out, "state": newest(args.out), "updates": trainer.done}
 
 

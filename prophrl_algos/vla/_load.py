@@ -71,7 +71,8 @@ def load_policy(
         MissingWeightsError: There is no such folder or repository.
     """
     choice = choose(source)
-    _log.info("%s", choice)
+    if str(source) not in BUNDLED:  # what those are is known
+        _log.info("%s", choice)
     try:
         policy = cast(Any, FAMILIES[choice.adapter].load(choice.folder, options or LoadOptions()))
     except (ProphetError, ImportError, NotImplementedError):

@@ -117,6 +117,20 @@ def test_training_that_is_interrupted_says_how_to_go_on(tmp_path):
     assert len(lines) <= 3
 
 
+def test_a_warning_in_a_command_is_one_line_without_a_place(tmp_path):
+    body = "from prophet_gym._checks import warn; warn('no head; 5% of it')"
+    (tmp_path / "probe.py").write_text(PROBE.format(body=body))
+    (tmp_path / "prophet").write_text(START.format(resumes=False))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "prophet")],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert done.stderr == "prophet probe: no head; 5% of it\n"
+
+
 def test_a_reader_that_has_gone_is_no_error(tmp_path):
     (tmp_path / "probe.py").write_text(PROBE.format(body="print('x' * 10**7, flush=True)"))
     printing = subprocess.Popen(

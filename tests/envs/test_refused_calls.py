@@ -256,6 +256,8 @@ def test_frames_that_nobody_renders_do_not_pile_up(monkeypatch):
     with pytest.warns(UserWarning, match="10 frames wait for render") as told:
         env.step(zeros), env.step(zeros)
     assert len(told) == 1
+    assert told[0].filename == __file__  # the line to change, though our own modules noticed
+    assert "\x1b" not in str(told[0].message)  # no colours in a log
     expected = env.step(zeros)[4]["frames"]
     rendered = env.render()
     assert len(rendered) == 10

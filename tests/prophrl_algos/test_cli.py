@@ -118,7 +118,10 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     main(["train", *words])
     with (tmp_path / "metrics.csv").open() as file:
         assert [row["update"] for row in csv.DictReader(file)] == ["0", "1"]
-    assert "2 updates" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 updates" in printed
+    assert f"\n  prophrl evaluate --policy benchmarks.toys:tiny --policy-weights {tmp_path}\n" in printed
+    assert f"\n  prophrl report {tmp_path}\n" in printed
     with pytest.raises(SystemExit):
         main(["train", *words, "--learning-rate", "1e-5"])
     assert "is of another run: learning_rate was 0.0003, is 1e-05; use another folder" in capsys.readouterr().err

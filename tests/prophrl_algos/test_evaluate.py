@@ -115,3 +115,27 @@ def test_a_flow_policy_acts_alike_beside_others_and_alone():
     assert together.shape == (2, 8, 7)
     assert np.allclose(act({"image": images[1:]}, episodes(2)), together[1:], atol=1e-4)
     assert not np.allclose(act({"image": images[1:]}, episodes(3)), together[1:], atol=1e-2)
+
+
+def test_a_table_has_the_mean_return_where_rewards_say_more_than_success():
+    from prophrl_algos.cli._evaluate import _rates
+
+    def table(returns):
+        results = [
+            EpisodeResult(success=False, returns=each, scored=True, start={"instruction": "lift"}) for each in returns
+        ]
+        return _rates(Evaluation(tuple(results)))
+
+    assert "mean return 0.75  lift" in table([0.5, 1.0])
+    assert "return" not in table([0.0, 0.0])
+    assert len(table([0.0, 0.0]).splitlines()) == 1  # one task is not told twice
+
+
+def test_the_smallest_evaluation_says_what_it_shows():
+    from prophrl_algos.cli._evaluate import Args, _worked
+
+    episode = EpisodeResult(scored=True, chunks=30, start={"instruction": "lift"})
+    said = _worked(Args(policy="small-k4"), Evaluation((episode,)))
+    assert said.startswith("the installation works: small-k4 acted in a dream of 30 chunks")
+    assert "one episode says nothing of the policy" in said
+    assert "%" not in said

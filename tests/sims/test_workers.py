@@ -186,3 +186,31 @@ def test_a_stopped_worker_is_ended_too():
     os.kill(processes[0].pid, signal.SIGSTOP)
     end_workers(processes)
     assert not any(process.is_alive() for process in processes)
+
+
+def test_a_worker_that_is_ended_while_it_shows_a_bar_leaves_no_semaphore(tmp_path):
+    body = """
+import time
+from prophet_gym._io.progress import progress
+from prophet_gym.sims._workers import end_workers, start_workers
+
+def work(path):
+    with progress(None, "light meshes", total=2) as bar:
+        bar.update()
+        open(path, "w").close()
+        time.sleep(600)
+
+if __name__ == "__main__":
+    import os, sys
+    processes = start_workers(work, [(sys.argv[1],)])
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.1)
+    end_workers(processes)
+"""
+    (tmp_path / "shows.py").write_text(body)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "shows.py"), str(tmp_path / "begun")],
+        check=True, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )  # fmt: skip
+    assert "leaked" not in done.stderr

@@ -1,6 +1,7 @@
 """Training the success head: scores with known answers, and a recording it must be able to learn."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from prophet_gym.data import held_out
 from prophet_gym.data._episode import LabelledVideo
+from prophet_gym.data._recording import list_episodes
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train import _reward as reward
 from prophet_gym.train._fit import CosineConfig
@@ -146,8 +148,12 @@ def test_from_a_recording_to_weights_and_metrics(tmp_path, record):
     assert metrics["train_episodes"] + metrics["held_out"]["episodes"] < 24
     assert metrics["config"]["image_size"] == 16
     assert SuccessHead.from_pretrained(tmp_path / "out").config.threshold == metrics["config"]["threshold"]
-    with pytest.raises(ValueError, match="too few episodes"):
+    too_few = r"--held-out 0 makes 24 train, 0 tune, 0 test of 24, .*\. Give --held-out (0\.\d+), or"
+    with pytest.raises(ValueError, match=too_few) as refused:
         reward.main(reward.Args(data=(tmp_path / "data",), out=tmp_path / "out", held_out=0.0))
+    assert str(refused.value).endswith("record more, about 29 in all")
+    parts = reward.split(list_episodes(tmp_path / "data"), float(re.findall(too_few, str(refused.value))[0]))
+    assert all(parts.values())  # what it says to do, does it
 
 
 def test_the_threshold_finds_nineteen_of_twenty_successes():
@@ -163,4 +169,4 @@ def test_the_threshold_finds_nineteen_of_twenty_successes():
     assert choose_threshold(Recorded(), [*successes, failure]) == pytest.approx(0.24, abs=1e-6)
     assert choose_threshold(Recorded(), [*successes[:19], failure]) == pytest.approx(0.2, abs=1e-6)
     with pytest.raises(ValueError, match="no success"):
-        require_success([False, False])
+        require_success([False, False], 0.2)

@@ -1,6 +1,7 @@
 """Score videos with a vision-language model: by votes on its answers, or by the likelihood of its next word."""
 
-import warnings
 from functools import partial
 
-warn = partial(warnings.warn, category=RuntimeWarning, stacklevel=3)
+from prophet_gym._checks import warn as _warn
+
+warn = partial(_warn, category=RuntimeWarning)
