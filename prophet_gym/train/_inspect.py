@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from jaxtyping import Float
 
 from prophet_gym._arguments import Arguments, Count
 from prophet_gym._io.progress import progress
-from prophet_gym.data._episode import Episode, EpisodeSource, SeveralCameras
+from prophet_gym.data._episode import ByRows, Episode, EpisodeSource, SeveralCameras
 from prophet_gym.data._lerobot import LeRobotSource, camera_features
-from prophet_gym.data._mixture import kind_named, read_mixture_entry
+from prophet_gym.data._mixture import kind_named, read_mixture_entry, split_named
+from prophet_gym.data._recording import is_official
 from prophet_gym.data._stacked import PREFIX, StackedSource, names_of
 from prophet_gym.data._windows import as_given
 from prophet_gym.embodiments import Robot, get_robot
@@ -50,8 +52,9 @@ class Args(Arguments):
     """Say what a data set has and lacks, and what `prophet train` would make of it; no image but the first is read."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A LeRobot data set (a folder, or `lerobot:owner/repo`), a recording of ours, or another reader's files as
-    `prophet pretrain` names them: `rlds:FOLDER`, `agibot:FOLDER`, `droid:FOLDER`, `bridge:FOLDER`, `libero:FILE`."""
+    """A LeRobot data set (a folder, or `lerobot:owner/repo`), a recording of ours (`bundled` is one), or another
+    reader's files as `prophet pretrain` names them: `rlds:FOLDER`, `agibot:FOLDER`, `droid:FOLDER`, `bridge:FOLDER`,
+    `libero:FILE`."""
     max_episodes: Count | None = None
     """Read the actions of so many episodes alone, the first; all by default, which takes long for large sets."""
 
@@ -67,10 +70,24 @@ def inspected(path: str, most: int | None = None) -> dict[str, Any]:
     """Return what a data set has and lacks as plain data; ranges and lengths are those of the first `most` episodes."""
     kind, given = kind_named(path)
     if kind == "lerobot" and "camera" not in given:
-        source = StackedSource(PREFIX + path.removeprefix(PREFIX), [])
-        return _facts(kind, source, _of_lerobot(source), most)
-    source = read_mixture_entry(path, {"given": as_given}).source
-    return _facts(kind, source, _of_cameras(source) if isinstance(source, SeveralCameras) else {}, most)
+        source = StackedSource(PREFIX + path.removeprefix(PREFIX), [], evaluating=True)
+        return _facts(kind, source, _of_lerobot(source), most) | {"starts": _starts(source.root)}
+    source = read_mixture_entry(path, {"given": as_given}, evaluating=True).source
+    told = _of_cameras(source) if isinstance(source, SeveralCameras) else {}
+    return _facts(kind, source, told, most) | {"starts": _starts(split_named(path)[1])}
+
+
+def _starts(folder: Path) -> str | None:
+    """Return `official` for a data set that is not trained on, None for others."""
+    return "official" if folder.is_dir() and is_official(folder) else None
+
+
+def _rows(source: EpisodeSource) -> int | None:
+    """Return how many rows hold a data set's actions, where each episode's last one is left out; None where none is."""
+    source = source.first if isinstance(source, StackedSource) else source
+    if isinstance(source, LeRobotSource):
+        return sum(entry.rows for entry in source.entries)
+    return sum(source.rows) if isinstance(source, ByRows) else None
 
 
 def _of_cameras(source: SeveralCameras) -> dict[str, Any]:
@@ -118,6 +135,7 @@ def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any], most: int 
         "robot": first.robot,
         "episodes": len(whole),
         "steps": sum(map(source.steps, whole)),
+        "rows": _rows(source),
         "length": {"shortest": min(lengths), "median": int(np.median(lengths)), "longest": max(lengths)},
         "fps": first.fps,
         "cameras": cameras,
@@ -181,6 +199,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"{found['kind']}{(found['layout'] and ' ' + found['layout']) or ''}, robot {found['robot']}",
         f"episodes  {found['episodes']}, {found['steps']} actions; length {length['shortest']} .. {length['longest']}, "
         f"median {length['median']}; {found['fps']:g} a second",
+        *_told_rows(found),
         f"cameras   {cameras}",
         f"success   {outcome if success['labelled'] else 'not said'}",
         f"action    {len(found['action'])} dimensions",
@@ -190,6 +209,8 @@ def page(found: Mapping[str, Any]) -> str:
         *_some([f"{count:>5} x {task}" for task, count in found["tasks"].items()]),
         *(f"missing   {name}: {lacks[name]}" for name in found["missing"]),
     ]
+    if found["starts"] is not None:
+        return "\n".join([*lines, "trains    nothing: its initial states are official ones, for evaluation alone"])
     if trained is None:
         told = "the full Prophet alone: prophet pretrain --data PATH"
         if found["kind"] == "lerobot":
@@ -198,6 +219,13 @@ def page(found: Mapping[str, Any]) -> str:
     height, width = trained["frame_size"]
     told = f"{trained['class']}, {trained['parameters']:,} parameters, {height}x{width} pixels a camera"
     return "\n".join([*lines, f"trains    {told}", f"  it reads {trained['conditioning']}"])
+
+
+def _told_rows(found: Mapping[str, Any]) -> list[str]:
+    """Say why there are fewer actions than rows, where there are."""
+    if found["rows"] in (None, found["steps"]):
+        return []
+    return [f"rows      {found['rows']}: an episode's last action is left out, for no frame shows what came of it"]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
