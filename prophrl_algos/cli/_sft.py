@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 from prophet_gym._arguments import OutFolder, Several, Tasks, resolved_device
@@ -81,5 +82,6 @@ def main(args: Args) -> dict[str, Any]:
             save(args.out / "policy")
             written += f" and {args.out / 'policy'}"
     print(f"{written}: {len(demonstrations.actions)} episodes, {demonstrations.steps} steps, loss {loss:.4f}")
+    print(f"  prophrl evaluate --policy {quote(args.policy)} --policy-weights {quote(str(args.out / LAST))}")
     counts = {"episodes": len(demonstrations.actions), "steps": demonstrations.steps}
     return {"folder": args.out, **counts, "loss": loss}

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -120,8 +121,29 @@ def main(args: Args) -> dict[str, Any] | None:
             )
     if not main:
         return None
-    print(f"{newest(args.out)}: {trainer.done} updates")
+    print(next_steps(args, trainer.done))
     return {"folder": args.out, "state": newest(args.out), "updates": trainer.done}
+
+
+def next_steps(args: Args, updates: int) -> str:
+    """Return what a run has written, and the commands to run next with it, as text."""
+    from prophrl_algos._checkpoint import BEST, newest
+
+    weights = args.out / BEST if (args.out / BEST).is_file() else newest(args.out)
+    acts = {
+        "policy": args.policy,
+        "policy-weights": weights,
+        "env": args.env,
+        "world-model": args.world_model,
+        "reward": args.reward,
+    }
+    words = [f"--{name} {quote(str(value))}" for name, value in acts.items() if value]
+    words += [f"--cameras {' '.join(args.cameras)}"] if len(args.cameras) > 1 else []
+    return (
+        f"wrote {newest(args.out)}: {updates} {'update' if updates == 1 else 'updates'}\n"
+        f"  prophrl evaluate {' '.join(words)}\n"
+        f"  prophrl report {quote(str(args.out))}"
+    )
 
 
 def usual_loggers() -> tuple[str, ...]:
