@@ -127,6 +127,7 @@ def simulated_episode(
         tools=tool[:, None],
         camera=camera,
         simulation=simulation,
+        success=simulation.success,
     )
 
 

@@ -64,6 +64,8 @@ def test_an_export_reads_back_with_the_same_frames_and_actions(recording, tmp_pa
         np.testing.assert_array_equal(other.actions, one.actions[:-1])
         np.testing.assert_array_equal(other.frames(0, len(one)), one.frames(0, len(one)))
         assert (other.instruction, other.fps, other.robot) == (one.instruction, 20.0, "panda")
+        np.testing.assert_array_equal(one.success, one.sim.success)
+        assert other.success.any() == one.success.any()
 
 
 def test_the_gripper_is_where_the_recording_says_also_in_the_export(recording, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -118,12 +119,19 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     main(["train", *words])
     with (tmp_path / "metrics.csv").open() as file:
         assert [row["update"] for row in csv.DictReader(file)] == ["0", "1"]
-    assert "2 updates" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "2 updates\n  prophrl evaluate --policy benchmarks.toys:tiny" in told
+    assert f"  prophrl report {tmp_path}" in told
+    command = shlex.split(told.splitlines()[-2])
+    assert command[command.index("--policy-weights") + 1] == str(tmp_path / "last.pt")
     with pytest.raises(SystemExit):
         main(["train", *words, "--learning-rate", "1e-5"])
     assert "is of another run: learning_rate was 0.0003, is 1e-05; use another folder" in capsys.readouterr().err
     main(["train", *words, "--evaluate-every", "5"])
     assert "2 updates" in capsys.readouterr().out
+    told = train.next_steps(train.Args(policy="small", out=tmp_path, cameras=("agentview", "wrist")), 1)
+    assert told.startswith(f"wrote {tmp_path / 'last.pt'}: 1 update\n")
+    assert "--cameras agentview wrist" in told
     report = tmp_path / "evaluation.json"
     words = [*POLICY, "--policy-weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--initial-noise", "0"]
     main(["evaluate", *words, "--json", str(report)])
