@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from prophet_gym._checks import require_count, require_device, require_number
+from prophet_gym._checks import is_stream, require_count, require_device, require_number
 from prophet_gym.specs import FIRST_CAMERA, Camera
 
 
@@ -93,6 +93,8 @@ class Writable(Check):
 
     def __call__(self, name: str, value: Any) -> None:
         path, kinds = Path(value).expanduser(), ("file", "folder")
+        if is_stream(path):
+            raise ValueError(f"{name} must be a {kinds[self.folder]}, got {value}: a device, a pipe or an open file")
         if path.exists() and path.is_dir() != self.folder:
             raise ValueError(f"{name} must be a {kinds[self.folder]}, got {value}, which is a {kinds[not self.folder]}")
         if self.endings and path.suffix not in self.endings:

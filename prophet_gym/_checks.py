@@ -1,11 +1,13 @@
 """Check plain arguments, and name what was given in messages."""
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from itertools import islice
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -159,3 +161,11 @@ def require_none(problems: Mapping[str, bool], error: type[Exception] = ValueErr
     found = "; ".join(problem for problem, is_there in problems.items() if is_there)
     if found:
         raise error(f"{about}{found}")
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path names a device, a pipe or an open file, such as `/dev/null`: nothing may replace it."""
+    # What lies in /dev is often a link into /proc, and who may write there may also replace it.
+    if Path("/proc") in path.parent.resolve().parents or (path.is_symlink() and os.readlink(path).startswith("/proc/")):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()

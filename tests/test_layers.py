@@ -12,7 +12,7 @@ LAYERS = [
     {"_registration", "errors"},
     {"_checks", "specs"},
     {"estimates", "_io", "_arguments"},
-    {"world_model"},
+    {"world_model", "_viewer"},
     {"_batches"},
     {"embodiments", "rewards", "envs"},
     {"data"},

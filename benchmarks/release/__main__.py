@@ -53,6 +53,8 @@ def newest(root: Path) -> list[Section]:
 
 def tree_problems(root: Path) -> Iterator[str]:
     """Yield what stands between the commit and a tag."""
+    if git(root, "rev-parse", "--is-shallow-repository") == "true":
+        yield "the clone must have all tags, and is a shallow one: git fetch --unshallow --tags"
     changed = git(root, "status", "--porcelain").splitlines()
     if changed:
         yield f"everything must be committed, and {len(changed)} files are not, such as {changed[0].split()[-1]}"
@@ -90,12 +92,22 @@ def lock_problems(root: Path) -> Iterator[str]:
             found = re.search(r"^torch==(\S+)", (root / "requirements" / "torch.txt").read_text("utf-8"), re.M)[1]
         if found is None or not asked.specifier.contains(found):
             yield f"requirements/core.txt must have {line}, and has {found}: run make lock"
-    spec = importlib.util.spec_from_file_location("newer", root / "requirements" / "newer.py")
+    spec = importlib.util.spec_from_file_location("newer", root / ".ci" / "newer.py")
     newer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(newer)
     others = list(newer.differences((root / "requirements" / "test.txt").read_text(encoding="utf-8")))
     if others:
         yield f"the tests must have run on the lock, and installed is {'; '.join(others)}: run make test"
+
+
+def require_clone(root: Path) -> None:
+    """Raise SystemExit unless a folder is a clone, rather than a folder in another, as an unpacked sdist may be."""
+    try:
+        top = git(root, "rev-parse", "--show-toplevel")
+    except (OSError, subprocess.CalledProcessError) as error:  # no git, or no repository
+        raise SystemExit(f"a release is made in a clone, with git, and {root} cannot be read as one: {error}") from None
+    if Path(top).resolve() != root.resolve():
+        raise SystemExit(f"a release is made in a clone, and {root} lies in another, {top}")
 
 
 def archive_problems() -> Iterator[str]:
@@ -124,6 +136,7 @@ def tag(root: Path) -> str:
 def main(args: Args) -> None:
     """Print every check, the notes, what is left to do, and the command of the tag."""
     root, wrong = archives.ROOT, 0
+    require_clone(root)
     checks = {
         "working tree": tree_problems(root),
         "version and changelog": version_problems(root),

@@ -84,7 +84,7 @@ def released(config: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.Tens
     from safetensors import safe_open
 
     from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-    from prophet_gym.prophet.convert import is_counter, rename
+    from prophet_gym.prophet.convert._layout import is_counter, rename
 
     with safe_open(GOLDEN, "pt") as file:
         names = {rename(key): key for key in file.keys() if key.startswith("net.") and not is_counter(key)}  # noqa: SIM118

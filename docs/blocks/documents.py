@@ -14,6 +14,7 @@ from benchmarks.release import figures as release
 from docs.blocks import dream, identity, learning, looks, policies, ranking, results, reward_models, robot, scale, speed
 from docs.blocks.common import ROOT
 from experiments.ceiling import figures as ceiling
+from experiments.other_arms import figures as other_arms
 from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import figures as reinforce
 
@@ -35,6 +36,7 @@ DOCUMENTS = (
     ROOT / "docs" / "rewards.md",
     ROOT / "docs" / "how-to" / "serve.md",
     ROOT / "experiments" / "ceiling" / "README.md",
+    ROOT / "experiments" / "other_arms" / "README.md",
     ROOT / "experiments" / "reinforce_in_dream" / "README.md",
     ROOT / "docs" / "policies.md",
     ROOT / "docs" / "how-to" / "report.md",
@@ -88,6 +90,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "workers": scale.workers,
     "policy-shards": policies.shards,
     **ceiling.BLOCKS,
+    **other_arms.BLOCKS,
     **reach.BLOCKS,
     **reinforce.BLOCKS,
     **release.BLOCKS,

@@ -2,7 +2,7 @@
 
     .venv-vla/bin/python -m experiments.other_arms.write --recorded outputs/arms/recorded --out outputs/arms/sets
 
-Each arm has a set for training and one for testing, of the last `--test` episodes.
+Each arm has a set for training, of its first `--train` episodes, and one for testing where there are more.
 """
 
 import argparse
@@ -20,14 +20,15 @@ def write(paths: list[Path], out: Path, arm: str) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
     vector = {"dtype": "float32", "shape": (len(NAMES),), "names": NAMES}
-    image = {"dtype": "video", "shape": (96, 96, 3), "names": ["height", "width", "channels"]}
+    image = {"dtype": "video", "shape": (64, 64, 3), "names": ["height", "width", "channels"]}
     features = {
         "action": vector,
         "observation.state": vector,
         "next.success": {"dtype": "bool", "shape": (1,), "names": None},
         **{f"observation.images.{name}": image for name in CAMERAS},
     }
-    data = LeRobotDataset.create(f"local/{out.name}", 20, features, root=out, robot_type=arm.lower(), vcodec="h264")
+    how = {"robot_type": arm.lower(), "vcodec": "h264"}
+    data = LeRobotDataset.create(f"local/{out.name}", 20, features, root=out, **how)
     for path in paths:
         episode = np.load(path)
         kept = {name: episode[name] for name in (*CAMERAS, "action", "state", "success")}
@@ -44,11 +45,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recorded", type=Path, default=Path("outputs/arms/recorded"))
     parser.add_argument("--out", type=Path, default=Path("outputs/arms/sets"))
-    parser.add_argument("--test", type=int, default=40, help="episodes of the test set")
+    parser.add_argument("--train", type=int, default=100, help="episodes of the training set")
     given = parser.parse_args()
     for folder in sorted(path for path in given.recorded.iterdir() if path.is_dir()):
         paths = sorted(folder.glob("*.npz"))
-        for name, part in (("train", paths[: -given.test]), ("test", paths[-given.test :])):
+        for name, part in (("train", paths[: given.train]), ("test", paths[given.train :])):
             out = given.out / f"{folder.name}_{name}"
             if part and not out.exists():
                 write(part, out, folder.name)

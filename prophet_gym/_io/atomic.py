@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from prophet_gym._checks import is_stream
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 # Seconds without a change after which a temporary file is taken for one that a killed process left, and removed.
@@ -30,6 +31,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     cache stays readable to others. What killed processes left behind is removed after a day.
     """
     path = Path(path)
+    if is_stream(path):
+        raise OSError(f"{path} must be a place for a file, and is a device, a pipe or an open file")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
     temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{path.suffix}")

@@ -132,6 +132,8 @@ def _perform(title: str, command: Command, words: Sequence[str]) -> None:
         results = module.main(args)
     if target is not None and results is not None:  # of several processes the main one has them
         _write(target, results)
+    if sys.stdout is not None:
+        sys.stdout.flush()  # here, where an error is still said: a full disk, or a reader who has gone
 
 
 def _read(title: str, usual: Any, command: Command, words: Sequence[str]) -> tuple[Any, bool, Path | None]:
@@ -204,8 +206,25 @@ def _output(*, silent: bool, hidden: bool) -> Iterator[None]:
             stack.callback(logging.disable, logging.root.manager.disable)
             logging.disable(logging.INFO)
         if hidden:
-            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+            stack.enter_context(_unheard())
         yield
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Send nowhere what is printed, also by processes that are started meanwhile: they write to descriptor 1."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        try:
+            kept = os.dup(1)
+        except OSError:  # it is closed
+            yield
+            return
+        try:
+            os.dup2(nowhere.fileno(), 1)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _write(target: Path, results: Mapping[str, Any]) -> None:

@@ -104,6 +104,7 @@ def test_without_either_people_are_told(told, capfd):
 
 PROBE = """
 import math
+import os
 import numpy as np
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,7 @@ class Args(Arguments):
 
 def main(args):
     print("prose")
+    os.system("echo prose of another process")
     import logging, warnings
     logging.getLogger("probe").info("chatter")
     warnings.warn("look here", stacklevel=1)
@@ -130,10 +132,10 @@ def probe(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("probe")
-def test_results_are_plain_json_and_the_arguments_of_a_run_know_nothing_of_who_watches(capsys):
+def test_results_are_plain_json_and_the_arguments_of_a_run_know_nothing_of_who_watches(capfd):
     with pytest.warns(UserWarning, match="look here"):  # what matters is said in any case
         prophet(["probe", "--quiet", "--json", "-"])
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capfd.readouterr().out)
     assert found == {"loss": None, "folder": "a", "sizes": [1, 2], "arguments": {"resumes": ""}}
 
 
@@ -145,6 +147,38 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_done(tmp_pa
     printed = capsys.readouterr()
     assert "json must be a file" in printed.err
     assert "prose" not in printed.out
+
+
+@pytest.mark.usefixtures("probe")
+def test_a_pipe_or_an_open_file_is_not_replaced_by_results(tmp_path, capsys):
+    pipe, link = tmp_path / "pipe", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    link.symlink_to("/proc/self/fd/1")  # as /dev/stdout is
+    for path in (pipe, link, Path("/proc/self/results.json")):
+        with pytest.raises(SystemExit) as stopped:
+            prophet(["probe", "--json", str(path)])
+        assert stopped.value.code == 2
+        assert "a device, a pipe or an open file" in " ".join(capsys.readouterr().err.split())
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
+@pytest.mark.usefixtures("probe")
+@pytest.mark.parametrize("words", [[], ["--json", "-"]])
+def test_who_reads_may_go_and_nothing_is_said(words, tmp_path):
+    reads, writes = os.pipe()
+    os.close(reads)
+    code = "from prophet_gym.cli._running import *; main('prophet', {'probe': Command('probe_output', '')}, None)"
+    path = os.pathsep.join([str(tmp_path), *(path for path in sys.path if path)])
+    command = [sys.executable, "-W", "ignore", "-c", code, "probe", *words]
+    try:
+        done = subprocess.run(
+            command, stdout=writes, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, check=False
+        )
+    finally:
+        os.close(writes)
+    assert b"Broken" not in done.stderr
+    assert done.returncode == 1
 
 
 def test_a_quiet_error_is_said(capsys):

@@ -9,6 +9,12 @@ import prophet_gym  # noqa: F401 registers the ids
 MADE = "prophet_gym.envs:ProphetEnv"
 
 
+class Lamp(gym.Env):
+    """Be an env."""
+
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+
 @pytest.fixture
 def registry(monkeypatch):
     monkeypatch.setattr(gym.envs.registration, "registry", dict(gym.registry))
@@ -19,6 +25,14 @@ def test_an_id_that_is_gone_names_the_one_that_is_there():
     gym.register("Lamp-v1", MADE)
     with pytest.raises(DeprecatedEnv, match="Lamp-v1"):
         gym.spec("Lamp-v0")
+
+
+@pytest.mark.usefixtures("registry")
+def test_an_old_id_that_stays_warns_and_names_the_new_one():
+    for version in (0, 1):
+        gym.register(f"Lamp-v{version}", Lamp, disable_env_checker=True)
+    with pytest.warns(DeprecationWarning, match=r"Lamp-v0 is out of date.*`v1`"):
+        gym.make("Lamp-v0")
 
 
 @pytest.mark.usefixtures("registry")

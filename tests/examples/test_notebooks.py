@@ -11,8 +11,8 @@ from prophet_gym.checkpoint import bundled_checkpoints
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 MAX_BYTES = 150_000
 BAR = """
-from prophrl_algos.rollout._collect import progress_bar
-with progress_bar("train", 3, "update", stays=True) as bar:
+from prophet_gym._io.progress import progress
+with progress(None, "train", total=3, unit="update") as bar:
     bar.update(3)
 """
 every = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -34,7 +34,8 @@ def root(tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    shutil.copy(ROOT / "requirements" / "newer.py", tmp_path / "requirements")
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "newer.py", tmp_path / ".ci")
     for words in (["init", "-q", "-b", "main"], ["config", "user.name", "me"], ["config", "user.email", "me@here"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     commit(tmp_path)
@@ -102,6 +103,31 @@ def test_another_branch_and_files_that_are_not_committed_are_said(root):
     first, second = release.tree_problems(root)
     assert first == "everything must be committed, and 1 files are not, such as new"
     assert second.startswith("a release is made on main, and this is mine")
+
+
+def test_a_detached_head_and_a_shallow_clone_are_said(root, tmp_path_factory):
+    subprocess.run(["git", "checkout", "-q", "--detach"], cwd=root, check=True)
+    (problem,) = release.tree_problems(root)
+    assert problem.startswith("a release is made on main, and this is no branch")
+    subprocess.run(["git", "checkout", "-q", "main"], cwd=root, check=True)
+    (root / "README.md").write_text("version = {0.2.0}, again")
+    commit(root)
+    shallow = tmp_path_factory.mktemp("clones") / "shallow"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{root}", shallow], check=True)
+    (problem,) = release.tree_problems(shallow)
+    assert problem.startswith("the clone must have all tags, and is a shallow one")
+
+
+def test_a_release_needs_a_clone_and_git(root, tmp_path, tmp_path_factory, monkeypatch):
+    release.require_clone(root)
+    (root / "unpacked").mkdir()
+    with pytest.raises(SystemExit, match="unpacked lies in another"):
+        release.require_clone(root / "unpacked")
+    with pytest.raises(SystemExit, match="cannot be read as one"):
+        release.require_clone(tmp_path_factory.mktemp("sdist"))
+    monkeypatch.setenv("PATH", str(tmp_path / "requirements"))
+    with pytest.raises(SystemExit, match=r"cannot be read as one: .*'git'"):
+        release.require_clone(root)
 
 
 def test_what_is_unreleased_still_needs_its_heading(root):

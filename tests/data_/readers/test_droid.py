@@ -119,7 +119,7 @@ def test_a_file_without_actions_is_named(tmp_path):
 
 def test_inspect_says_what_droid_has(tmp_path, capsys):
     write_droid(tmp_path, 0)
-    main(["inspect", f"droid:{tmp_path}", "--json"])
+    main(["inspect", f"droid:{tmp_path}", "--json", "-"])
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["robot"], found["missing"]) == ("droid", "droid", [])
     assert found["cameras"] == {"ext1": [48, 64], "ext2": [48, 64], "wrist": [48, 64]}

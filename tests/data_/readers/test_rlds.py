@@ -197,7 +197,7 @@ def test_inspect_says_what_a_set_has(capsys):
     assert page.startswith("rlds, robot droid\nepisodes  2, 13 actions; length 5 .. 8, median 6; 15 a second\n")
     assert "observation/wrist_image_left 48x64" in page
     assert page.rstrip().endswith("the full Prophet alone: prophet pretrain --data PATH")
-    main(["inspect", str(SETS / "bridge_dataset" / "1.0.0"), "--json", "--max-episodes", "1"])
+    main(["inspect", str(SETS / "bridge_dataset" / "1.0.0"), "--json", "-", "--max-episodes", "1"])
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["episodes"], sum(found["tasks"].values())) == ("rlds", 3, 1)
     assert found["missing"] == ["camera matrix", "success"]
