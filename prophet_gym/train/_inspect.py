@@ -21,11 +21,6 @@ from prophet_gym.data._stacked import PREFIX, StackedSource, names_of
 from prophet_gym.data._windows import as_given
 from prophet_gym.embodiments import Robot, get_robot
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.prophet import ActionConfig, small_transformer
-from prophet_gym.prophet._autoencoder import FrameAutoencoder
-from prophet_gym.prophet._gripper import GripperTracker
-from prophet_gym.prophet._presets import action_transformer
-from prophet_gym.train._robot import described_robot
 
 _SHOWN = 12  # tasks and dimensions that the page lists; JSON has all
 _CONDITIONS = {
@@ -150,6 +145,8 @@ def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any], most: int 
 
 def _robot(episode: Episode, names: Sequence[str] | None, actions: Float[np.ndarray, "n a"]) -> Robot:
     """Return the robot that an episode names, if its actions are of such width, or one as the data describe it."""
+    from prophet_gym.train._robot import described_robot
+
     try:
         robot = get_robot(episode.robot)
     except UnknownOptionError:
@@ -166,6 +163,12 @@ def _ranges(names: Sequence[str], values: Float[np.ndarray, "n a"]) -> list[dict
 
 def _trained(kind: str, source: EpisodeSource, episode: Episode, robot: Robot) -> dict[str, Any] | None:
     """Return the class, its inputs and its size; None where only the full Prophet trains on such data."""
+    # Imported where they are needed: neither help nor a refusal should wait for them.
+    from prophet_gym.prophet import ActionConfig, small_transformer
+    from prophet_gym.prophet._autoencoder import FrameAutoencoder
+    from prophet_gym.prophet._gripper import GripperTracker
+    from prophet_gym.prophet._presets import action_transformer
+
     # Of a LeRobot data set that names its camera, as `prophet pretrain` takes it, `prophet train` reads nothing.
     if kind != "recording" and not isinstance(source, StackedSource):
         return None
