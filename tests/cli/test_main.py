@@ -24,6 +24,11 @@ def test_help_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", probe], check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
+def test_inspect_loads_no_network_before_it_counts_one():
+    probe = "import sys, prophet_gym.train._inspect; sys.exit('prophet_gym.prophet' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_its_options(name, capsys):
     module = import_module(COMMANDS[name].module)
