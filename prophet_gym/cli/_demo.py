@@ -99,6 +99,8 @@ def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
     from prophet_gym.data._recording import read_episode
 
     folder = args.data or Checkpoint.named(args.world_model).folder / "demo"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; give as --data what `prophet collect` wrote")
     found = [read_episode(path) for path in sorted(folder.glob("**/episode_*.npz"))]
     if len(found) < 2:
         raise ValueError(f"{folder} must hold at least two recorded episodes, found {len(found)}; give other --data")

@@ -1,18 +1,22 @@
 """How a command of `prophet` and `prophrl` runs: what the caller can put right is a few lines, never a traceback."""
 
+import ast
+import inspect
 import json
 import logging
 import math
 import os
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import requires, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -163,11 +167,49 @@ def _read(title: str, usual: Any, command: Command, words: Sequence[str]) -> tup
         place = Annotated[OutFile | None, tyro.conf.arg(help=_JSON)]
         options.append(("json", place, field(default=None, kw_only=True)))
     made = make_dataclass("Args", options, bases=(usual,), frozen=True)
-    made.__doc__ = usual.__doc__
+    made.__doc__ = _described(usual)
+    # What a command is about comes first: its own options, then those that it shares with others, then `options`.
+    own = set(usual.__annotations__) if is_dataclass(usual) else set()
+    place = {each.name: (each.name not in own) for each in fields(usual)} | {each[0]: 2 for each in options}
+    made.__dataclass_fields__ = {each.name: each for each in sorted(fields(made), key=lambda each: place[each.name])}
     given: Any = tyro.cli(made, prog=title, args=words)
     # What a run's folder keeps are the arguments alone: a run resumes whoever watches it.
     args = usual(**{each.name: getattr(given, each.name) for each in fields(usual)})
     return args, given.quiet, getattr(given, "json", None)
+
+
+def _described(usual: type) -> str:
+    """Return the docstring of a command's arguments, with one line on each option.
+
+    The class that is parsed is made as the program runs, so tyro finds no source of it and would not see comments
+    behind options; and of texts in several lines it would keep the breaks.
+    """
+    texts = {name: text for part in reversed(usual.__mro__) for name, text in _texts_of(part).items()}
+    lines = [f"    {each.name}: {texts[each.name]}" for each in fields(usual) if each.name in texts]
+    return "\n".join([inspect.cleandoc(usual.__doc__ or ""), "", "Attributes:", *lines])
+
+
+def _texts_of(part: type) -> dict[str, str]:
+    """Return what a class says of its own fields, in a text below one or a comment behind it."""
+    if not is_dataclass(part):
+        return {}
+    try:
+        source = textwrap.dedent(inspect.getsource(part))
+    except (OSError, TypeError):  # made as a program runs
+        return {}
+    (found,) = ast.parse(source).body
+    body, lines = found.body if isinstance(found, ast.ClassDef) else [], source.encode().splitlines()
+    texts: dict[str, str] = {}
+    for field_, after in zip_longest(body, body[1:]):
+        if not isinstance(field_, ast.AnnAssign) or not isinstance(field_.target, ast.Name):
+            continue
+        behind = lines[(field_.end_lineno or 1) - 1][field_.end_col_offset :].decode().strip()
+        below = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+        if isinstance(below, str):
+            texts[field_.target.id] = " ".join(below.split())
+        elif behind.startswith("#"):
+            texts[field_.target.id] = behind.lstrip("# ")
+    return texts
 
 
 @contextmanager

@@ -61,7 +61,8 @@ class Episode:
         camera: The matrix of its camera (see `CameraSpec`); None if not known.
         simulation: What a simulator recorded besides; None for an episode of another data set.
         read_wrist: Decodes the frames of a camera at the hand at the same moments; None where there was none.
-        success: At which frames the data set calls the task done; None if it does not say, as where a simulator does.
+        success: At which frames the data set, or the simulator that recorded it, calls the task done; None if neither
+            says. It may be lost again, as where an object bounces off: `success.any()` tells whether it was ever done.
 
     Raises:
         ValueError: Actions or tools are not finite, or tools are missing for some frame.

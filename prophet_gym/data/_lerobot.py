@@ -232,6 +232,8 @@ def _read_stored(entry: _Entry, camera: str, orient: str, start: int, stop: int)
 def _read_info(root: Path) -> dict[str, Any]:
     """Read what a data set says of itself; ValueError for another layout, or one that does not say what is needed."""
     path = root / INFO
+    if not root.exists():
+        raise FileNotFoundError(f"no data set at {root}: there is no such folder; one on the Hub is owner/repo")
     if not path.exists():
         raise FileNotFoundError(f"{root} is no LeRobot data set (it has no {INFO}); give the folder that holds meta/")
     info = read_json(path)

@@ -21,7 +21,7 @@ from pyarrow import parquet
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.progress import progress
 from prophet_gym.data._episode import Episode
-from prophet_gym.data._recording import list_episodes, read_episode
+from prophet_gym.data._recording import EXPORTED, is_bundled, list_episodes, read_episode, read_meta, recorded_facts
 from prophet_gym.data._video import write_video
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.specs import FIRST_CAMERA, STATE_NAMES, WRIST_CAMERA
@@ -41,16 +41,29 @@ def export_recording(folder: str | os.PathLike, out: str | os.PathLike, *, witho
 
     One of two cameras becomes what `lerobot/libero` is: the features of `BOTH_CAMERAS`, whose images are mirrored, and
     a state of `specs.STATE_NAMES`. ValueError where only some of its episodes have two. The recording is only read.
-    `out` must not be there yet, and after an error it is not there.
+    `out` must not be there yet, and after an error it is not there. Of official initial
+    states only the bundled recording is exported, to show what an export is; its data set is known by the recording's
+    meta.json, which is kept, and is not trained on here either.
     """
-    paths, out = list_episodes(folder, without=without), Path(out)
+    paths, out = list_episodes(folder, evaluating=is_bundled(folder), without=without), Path(out)
     if not paths:
         raise ValueError(f"{folder} holds no whole episode yet; record some with `prophet collect`")
     if out.exists():
         raise ValueError(f"{out} is there already; give a new folder as --out")
     with atomic_directory(out, last="meta") as temporary:
         _write(paths, temporary)
+        (temporary / EXPORTED).write_text(json.dumps(read_meta(folder), indent=2) + "\n", encoding="utf-8")
     return len(paths)
+
+
+def reading_of(out: str | os.PathLike, episode: Episode) -> str:
+    """Return the name of an export, written to `out`, that also says where its tools are: episode is one of it."""
+    two = len(episode.cameras) > 1
+    camera = f"{next(iter(BOTH_CAMERAS))},orient=columns_reversed" if two else CAMERA
+    # The state of two cameras has each finger's distance from the middle.
+    numbers, width = ("xyz+rotation_vector+gripper+skip", 0.5) if two else ("xyz+quaternion+gripper", 1.0)
+    width *= recorded_facts(episode.robot)[1]
+    return f"{out},camera={camera},state=observation.state,numbers={numbers},open={width:g}"
 
 
 def _write(paths: Sequence[Path], out: Path) -> None:

@@ -9,7 +9,7 @@ from prophet_gym.data._episode import EpisodeSource
 from prophet_gym.data._hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
 from prophet_gym.data._lerobot import INFO, LeRobotSource
 from prophet_gym.data._reading import ToolReading, load_cameras
-from prophet_gym.data._recording import META, RecordingSource
+from prophet_gym.data._recording import META, RecordingSource, recording_folder, refuse_official_export
 from prophet_gym.data._windows import MixtureEntry, ToPlan
 from prophet_gym.data.readers import AgibotSource, BridgeSource, DroidSource, RldsSource
 from prophet_gym.data.readers._rlds import FEATURES
@@ -63,7 +63,7 @@ _OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
 which become a `ToolReading`."""
 
 
-def read_mixture_entry(text: str, plans: Mapping[str, ToPlan]) -> MixtureEntry:
+def read_mixture_entry(text: str, plans: Mapping[str, ToPlan], *, evaluating: bool = False) -> MixtureEntry:
     """Open a data set that is named in words: its folder or file, then options `name=value`, all separated by commas.
 
     `kind` is needed for HDF5 files, raw DROID and raw BRIDGE alone, and may stand before the path: `droid:PATH`;
@@ -71,17 +71,18 @@ def read_mixture_entry(text: str, plans: Mapping[str, ToPlan]) -> MixtureEntry:
     the columns that say where the tools are and `numbers` what they hold, both joined by
     +, `open` and `closed` the gripper's numbers (see `ToolReading`); `calibration` is a file of camera matrices.
     `episodes` names those to read and `without` those to leave out, joined by +, as their reader calls them. `actions`
-    is one of the names in `plans`: how a robot's actions become the model's, the first by default.
+    is one of the names in `plans`: how a robot's actions become the model's, the first by default. Nothing is fitted to
+    what is read for `evaluating`, so it may start from official initial states.
     """
     kind, path, given = split_named(text)
     if not path.exists():
-        raise FileNotFoundError(f"no data set at {path}")
+        raise FileNotFoundError(f"no data set at {path}: there is no such folder or file")
     kind = kind or kind_of(path)
     chosen = given.pop("actions", next(iter(plans)))
     require_known("way of reading actions", chosen, plans)
     options = read_options(f"option of a {kind} data set", given, options_of(kind))
     weight = options.pop("weight", None)
-    return MixtureEntry(_open(path, kind, options), weight, plans[chosen])
+    return MixtureEntry(_open(path, kind, options, evaluating=evaluating), weight, plans[chosen])
 
 
 def options_of(kind: str) -> dict[str, Callable[[str], Any]]:
@@ -102,7 +103,7 @@ def split_named(text: str) -> tuple[str | None, Path, dict[str, str]]:
         said, name = before, rest
     if said is not None:
         options_of(said)
-    return said, Path(name).expanduser(), given
+    return said, recording_folder(Path(name).expanduser()), given
 
 
 def kind_named(text: str) -> tuple[str, dict[str, str]]:
@@ -125,6 +126,10 @@ def named_options(text: str) -> tuple[str, dict[str, str]]:
 
 def kind_of(path: Path) -> str:
     """Return whose recordings a folder holds, by its index; ValueError for files, which do not say."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no data set at {path}: there is no such folder or file; one on the Hub is named lerobot:owner/repo"
+        )
     if (path / META).is_file():
         return "recording"
     if (path / INFO).is_file():
@@ -141,9 +146,11 @@ def kind_of(path: Path) -> str:
     )
 
 
-def _open(path: Path, kind: str, options: dict[str, Any]) -> EpisodeSource:
+def _open(path: Path, kind: str, options: dict[str, Any], *, evaluating: bool) -> EpisodeSource:
     if kind == "recording":
-        return RecordingSource(path, **options)
+        return RecordingSource(path, **options, evaluating=evaluating)
+    if kind == "lerobot" and not evaluating:
+        refuse_official_export(path)
     tools = {name: options.pop(name) for name in _TOOLS if name in options}
     if tools and not {"state", "numbers"} <= tools.keys():
         raise ValueError(

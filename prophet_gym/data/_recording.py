@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -27,6 +27,10 @@ from prophet_gym.embodiments._kinematics import matrix_to_euler, quaternion_to_m
 from prophet_gym.specs import FIRST_CAMERA, STATE_NAMES
 
 META = "meta.json"
+EXPORTED = "meta/recording.json"
+"""Where a LeRobot data set that was exported from a recording keeps the recording's meta.json."""
+BUNDLED = "bundled"
+_BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints" / "libero_small" / "demo"
 _OFFICIAL = "official"
 _STARTS = ("random", "train", _OFFICIAL)
 """Name where a recording's episodes start; one that does not say it was made before there were two."""
@@ -123,6 +127,7 @@ def simulated_episode(
         tools=tool[:, None],
         camera=camera,
         simulation=simulation,
+        success=simulation.success,
     )
 
 
@@ -224,10 +229,23 @@ def _refuse_other(name: str) -> None:
         )
 
 
+def recording_folder(name: str | os.PathLike) -> Path:
+    """Return the folder of a recording; `bundled` names the episodes of the bundled checkpoint, if no folder does."""
+    path = Path(name)
+    return _BUNDLED if str(path) == BUNDLED and not path.exists() else path
+
+
+def is_bundled(folder: str | os.PathLike) -> bool:
+    """Return whether a recording is the one that comes with the package, by its name or by its path."""
+    return recording_folder(folder).resolve() == _BUNDLED
+
+
 def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a recording's meta.json says; it must say what is in `needs` in words, e.g. `suite`."""
-    path = Path(folder) / META
+    path = recording_folder(folder) / META
     if not path.exists():
+        if not path.parent.exists():
+            raise FileNotFoundError(f"there is no folder {folder}; `prophet collect --out` makes a recording")
         _refuse_other(str(folder))
         raise FileNotFoundError(f"{folder} is no recording (it has no {META}); `prophet collect --out` makes one")
     meta = read_json(path)
@@ -242,10 +260,29 @@ def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str,
 def refuse_official(folder: str | os.PathLike) -> None:
     """Raise ValueError for a recording of official starts: those must never become training data."""
     if read_meta(folder).get("starts") == _OFFICIAL:
-        raise ValueError(
-            f"{folder} starts from official initial states, which are for evaluation only; "
-            "record training data with `prophet collect --starts random`"
-        )
+        _raise_official(folder)
+
+
+def is_official(folder: str | os.PathLike) -> bool:
+    """Return whether a recording, or a LeRobot data set exported from one, is of official initial states."""
+    return any(
+        read_json(recording_folder(folder) / name).get("starts") == _OFFICIAL
+        for name in (META, EXPORTED)
+        if (recording_folder(folder) / name).is_file()
+    )
+
+
+def refuse_official_export(folder: str | os.PathLike) -> None:
+    """Raise ValueError for a LeRobot data set that was exported from a recording of official starts."""
+    if is_official(folder):
+        _raise_official(folder)
+
+
+def _raise_official(folder: str | os.PathLike) -> NoReturn:
+    raise ValueError(
+        f"{folder} starts from official initial states, which are for evaluation only; "
+        "record training data with `prophet collect --starts random`"
+    )
 
 
 def begin_recording(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence[str]) -> None:
@@ -274,7 +311,7 @@ def list_episodes(
     Nothing is fitted to episodes that are read for `evaluating`, so they may start from official initial states.
     `episodes` are the only ones listed, e.g. `task_03/episode_00007`, and `without` are left out.
     """
-    folder = Path(folder)
+    folder = recording_folder(folder)
     if evaluating:
         read_meta(folder)
     else:
@@ -308,18 +345,26 @@ def list_recordings(
 class RecordingSource:
     """Read a recording of `prophet collect` as one of the data sets that training mixes.
 
-    `episodes` names the only ones to read, e.g. `task_03/episode_00007`, and `without` those to leave out.
+    `episodes` names the only ones to read, e.g. `task_03/episode_00007`, and `without` those to leave out. The folder
+    `bundled` is the recording that comes with the bundled checkpoint; its starts are official, so it is read for
+    `evaluating` alone.
 
     Raises:
         FileNotFoundError: `folder` is no recording.
         UnknownOptionError: The recording has no such episode.
-        ValueError: The recording starts from official initial states, which are for evaluation only, or is damaged.
+        ValueError: The recording starts from official initial states, which are for evaluation only, and `evaluating`
+            does not say that nothing is fitted to it; or it is damaged.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, *, episodes: Sequence[str] | None = None, without: Sequence[str] = ()
+        self,
+        folder: str | os.PathLike,
+        *,
+        episodes: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+        evaluating: bool = False,
     ):
-        self.paths = list_episodes(folder, episodes=episodes, without=without)
+        self.paths = list_episodes(folder, evaluating=evaluating, episodes=episodes, without=without)
         # Read once here, so that damage shows before training begins and `steps` costs nothing.
         self.lengths = [len(read_episode(path)) for path in self.paths]
 

@@ -15,6 +15,7 @@ from prophet_gym._io.hub import fetch_data_set
 from prophet_gym.data._episode import Episode, ReadFrames
 from prophet_gym.data._lerobot import INFO, LeRobotSource, camera_features
 from prophet_gym.data._mixture import LEROBOT, named_options
+from prophet_gym.data._recording import refuse_official_export
 from prophet_gym.data._windows import fitted
 
 PREFIX = "lerobot:"
@@ -37,9 +38,17 @@ class StackedSource:
         cameras: Names of features, from top to bottom; `observation.images.` may be left out. By default the first.
         size: Height and width of each image: what is seen is cut to these proportions about its middle, then resized.
             By default as large as recorded, its longer side at most 128 pixels, sides rounded to multiples of 16.
+        evaluating: Whether nothing is fitted to the episodes, so that they may start from official initial states.
     """
 
-    def __init__(self, name: str, cameras: Sequence[str] = (), size: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        name: str,
+        cameras: Sequence[str] = (),
+        size: tuple[int, int] | None = None,
+        *,
+        evaluating: bool = False,
+    ):
         place, given = named_options(name.removeprefix(PREFIX))
         known = {option: read for option, read in LEROBOT.items() if option != "camera"}
         options: dict[str, Any] = read_options("option of a lerobot data set", given, known)
@@ -49,6 +58,8 @@ class StackedSource:
         if size is not None and any(side % _MULTIPLE or side < SHORTEST for side in size):
             raise ValueError(f"size must be two multiples of {_MULTIPLE} of at least {SHORTEST}, got {size}")
         self.root, self.suite = root, Path(place).expanduser().resolve().name
+        if not evaluating:
+            refuse_official_export(root)
         features = camera_features(root)
         if not features:
             raise ValueError(f"{root} must have a camera, a feature of dtype video or image, and has none")

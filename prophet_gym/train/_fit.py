@@ -142,20 +142,20 @@ def fit(
     began = time.monotonic() - spent  # runs before a kill are counted
     used = lambda: 0.0 if math.isinf(config.minutes) else run.since(began) / (60 * config.minutes)  # noqa: E731
     scheduler = run.scheduler(done, used)
-    saved, unsaved = time.monotonic(), False
+    saved, unsaved, loss = time.monotonic(), False, math.nan
     with run.watched(), _log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
         for index in range(done, config.steps):
             if used() >= 1:
                 break
-            log(index, run.step(index))
+            loss = log(index, run.step(index))
             scheduler.step()
             done, unsaved = index + 1, True
             if states is not None and run.since(saved) > config.save_every:
-                states.save(done, time.monotonic() - began, keep=config.keep)
+                states.save(done, time.monotonic() - began, loss=loss, keep=config.keep)
                 saved, unsaved = time.monotonic(), False
         # A run that had nothing left to do leaves its state as it was.
         if states is not None and unsaved:
-            states.save(done, time.monotonic() - began, keep=config.keep)
+            states.save(done, time.monotonic() - began, loss=loss, keep=config.keep)
     return run.averaged(model)
 
 
@@ -263,12 +263,15 @@ class _Objective(nn.Module):
 @contextmanager
 def _log(
     folder: Path | None, name: str, steps: int, done: int, *, shown: bool
-) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Give what shows a step's smoothed loss; every twentieth step's figures become events; on one process alone."""
+) -> Iterator[Callable[[int, dict[str, float]], float]]:
+    """Give what returns a step's smoothed loss and shows it; every twentieth step's figures become events.
+
+    One process alone shows and writes.
+    """
     events: Any = _open_events(folder / "tensorboard" / name) if shown and folder is not None else None
     smooth = math.nan
 
-    def log(index: int, figures: dict[str, float]) -> None:
+    def log(index: int, figures: dict[str, float]) -> float:
         nonlocal smooth
         smooth = figures["loss"] if math.isnan(smooth) else 0.99 * smooth + 0.01 * figures["loss"]
         bar.update()
@@ -276,6 +279,7 @@ def _log(
         if events is not None and index % 20 == 0:
             for key, figure in figures.items():
                 events.add_scalar(key, figure, index)
+        return smooth
 
     bar = progress(None, name, total=steps, done=done, unit="step", shown=shown)
     with bar, nullcontext() if events is None else events:

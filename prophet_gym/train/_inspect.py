@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,18 +13,14 @@ from jaxtyping import Float
 
 from prophet_gym._arguments import Arguments, Count
 from prophet_gym._io.progress import progress
-from prophet_gym.data._episode import Episode, EpisodeSource, SeveralCameras
+from prophet_gym.data._episode import ByRows, Episode, EpisodeSource, SeveralCameras
 from prophet_gym.data._lerobot import LeRobotSource, camera_features
-from prophet_gym.data._mixture import kind_named, read_mixture_entry
+from prophet_gym.data._mixture import kind_named, read_mixture_entry, split_named
+from prophet_gym.data._recording import is_official
 from prophet_gym.data._stacked import PREFIX, StackedSource, names_of
 from prophet_gym.data._windows import as_given
 from prophet_gym.embodiments import Robot, get_robot
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.prophet import ActionConfig, small_transformer
-from prophet_gym.prophet._autoencoder import FrameAutoencoder
-from prophet_gym.prophet._gripper import GripperTracker
-from prophet_gym.prophet._presets import action_transformer
-from prophet_gym.train._robot import described_robot
 
 _SHOWN = 12  # tasks and dimensions that the page lists; JSON has all
 _CONDITIONS = {
@@ -50,8 +47,9 @@ class Args(Arguments):
     """Say what a data set has and lacks, and what `prophet train` would make of it; no image but the first is read."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A LeRobot data set (a folder, or `lerobot:owner/repo`), a recording of ours, or another reader's files as
-    `prophet pretrain` names them: `rlds:FOLDER`, `agibot:FOLDER`, `droid:FOLDER`, `bridge:FOLDER`, `libero:FILE`."""
+    """A LeRobot data set (a folder, or `lerobot:owner/repo`), a recording of ours (`bundled` is one), or another
+    reader's files as `prophet pretrain` names them: `rlds:FOLDER`, `agibot:FOLDER`, `droid:FOLDER`, `bridge:FOLDER`,
+    `libero:FILE`."""
     max_episodes: Count | None = None
     """Read the actions of so many episodes alone, the first; all by default, which takes long for large sets."""
 
@@ -67,10 +65,24 @@ def inspected(path: str, most: int | None = None) -> dict[str, Any]:
     """Return what a data set has and lacks as plain data; ranges and lengths are those of the first `most` episodes."""
     kind, given = kind_named(path)
     if kind == "lerobot" and "camera" not in given:
-        source = StackedSource(PREFIX + path.removeprefix(PREFIX), [])
-        return _facts(kind, source, _of_lerobot(source), most)
-    source = read_mixture_entry(path, {"given": as_given}).source
-    return _facts(kind, source, _of_cameras(source) if isinstance(source, SeveralCameras) else {}, most)
+        source = StackedSource(PREFIX + path.removeprefix(PREFIX), [], evaluating=True)
+        return _facts(kind, source, _of_lerobot(source), most) | {"starts": _starts(source.root)}
+    source = read_mixture_entry(path, {"given": as_given}, evaluating=True).source
+    told = _of_cameras(source) if isinstance(source, SeveralCameras) else {}
+    return _facts(kind, source, told, most) | {"starts": _starts(split_named(path)[1])}
+
+
+def _starts(folder: Path) -> str | None:
+    """Return `official` for a data set that is not trained on, None for others."""
+    return "official" if folder.is_dir() and is_official(folder) else None
+
+
+def _rows(source: EpisodeSource) -> int | None:
+    """Return how many rows hold a data set's actions, where each episode's last one is left out; None where none is."""
+    source = source.first if isinstance(source, StackedSource) else source
+    if isinstance(source, LeRobotSource):
+        return sum(entry.rows for entry in source.entries)
+    return sum(source.rows) if isinstance(source, ByRows) else None
 
 
 def _of_cameras(source: SeveralCameras) -> dict[str, Any]:
@@ -118,6 +130,7 @@ def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any], most: int 
         "robot": first.robot,
         "episodes": len(whole),
         "steps": sum(map(source.steps, whole)),
+        "rows": _rows(source),
         "length": {"shortest": min(lengths), "median": int(np.median(lengths)), "longest": max(lengths)},
         "fps": first.fps,
         "cameras": cameras,
@@ -132,6 +145,8 @@ def _facts(kind: str, source: EpisodeSource, told: Mapping[str, Any], most: int 
 
 def _robot(episode: Episode, names: Sequence[str] | None, actions: Float[np.ndarray, "n a"]) -> Robot:
     """Return the robot that an episode names, if its actions are of such width, or one as the data describe it."""
+    from prophet_gym.train._robot import described_robot
+
     try:
         robot = get_robot(episode.robot)
     except UnknownOptionError:
@@ -148,6 +163,12 @@ def _ranges(names: Sequence[str], values: Float[np.ndarray, "n a"]) -> list[dict
 
 def _trained(kind: str, source: EpisodeSource, episode: Episode, robot: Robot) -> dict[str, Any] | None:
     """Return the class, its inputs and its size; None where only the full Prophet trains on such data."""
+    # Imported where they are needed: neither help nor a refusal should wait for them.
+    from prophet_gym.prophet import ActionConfig, small_transformer
+    from prophet_gym.prophet._autoencoder import FrameAutoencoder
+    from prophet_gym.prophet._gripper import GripperTracker
+    from prophet_gym.prophet._presets import action_transformer
+
     # Of a LeRobot data set that names its camera, as `prophet pretrain` takes it, `prophet train` reads nothing.
     if kind != "recording" and not isinstance(source, StackedSource):
         return None
@@ -181,6 +202,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"{found['kind']}{(found['layout'] and ' ' + found['layout']) or ''}, robot {found['robot']}",
         f"episodes  {found['episodes']}, {found['steps']} actions; length {length['shortest']} .. {length['longest']}, "
         f"median {length['median']}; {found['fps']:g} a second",
+        *_told_rows(found),
         f"cameras   {cameras}",
         f"success   {outcome if success['labelled'] else 'not said'}",
         f"action    {len(found['action'])} dimensions",
@@ -190,6 +212,8 @@ def page(found: Mapping[str, Any]) -> str:
         *_some([f"{count:>5} x {task}" for task, count in found["tasks"].items()]),
         *(f"missing   {name}: {lacks[name]}" for name in found["missing"]),
     ]
+    if found["starts"] is not None:
+        return "\n".join([*lines, "trains    nothing: its initial states are official ones, for evaluation alone"])
     if trained is None:
         told = "the full Prophet alone: prophet pretrain --data PATH"
         if found["kind"] == "lerobot":
@@ -198,6 +222,13 @@ def page(found: Mapping[str, Any]) -> str:
     height, width = trained["frame_size"]
     told = f"{trained['class']}, {trained['parameters']:,} parameters, {height}x{width} pixels a camera"
     return "\n".join([*lines, f"trains    {told}", f"  it reads {trained['conditioning']}"])
+
+
+def _told_rows(found: Mapping[str, Any]) -> list[str]:
+    """Say why there are fewer actions than rows, where there are."""
+    if found["rows"] in (None, found["steps"]):
+        return []
+    return [f"rows      {found['rows']}: an episode's last action is left out, for no frame shows what came of it"]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -86,13 +86,18 @@ def _load_base(args: Args) -> ActionProphet:
 
 
 def open_sets(
-    data: Sequence[Path], cameras: Sequence[str] = (), size: tuple[int, int] | None = None
+    data: Sequence[Path],
+    cameras: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+    *,
+    evaluating: bool = False,
 ) -> list[StackedSource]:
-    """Open LeRobot data sets; the cameras and the size of the first are those of all."""
+    """Open LeRobot data sets; the cameras and the size of the first are those of all; `evaluating` fits nothing."""
     if not all(map(is_lerobot, data)):
         raise ValueError(f"data must be LeRobot data sets or recordings, not both, got {', '.join(map(str, data))}")
-    first = StackedSource(str(data[0]), cameras, size)
-    return [first, *(StackedSource(str(name), first.cameras, first.size) for name in data[1:])]
+    first = StackedSource(str(data[0]), cameras, size, evaluating=evaluating)
+    shape = (first.cameras, first.size)
+    return [first, *(StackedSource(str(name), *shape, evaluating=evaluating) for name in data[1:])]
 
 
 def read_recorded(
@@ -121,7 +126,7 @@ def kept_out(data: str, checkpoint: Checkpoint, most: int) -> list[Episode]:
             f"{checkpoint.folder} must have been trained on LeRobot data sets to be compared with {data}: give a "
             "recording of `prophet collect`, or --world-model of `prophet train --data lerobot:...`"
         )
-    source = open_sets([Path(data)], *shape_of(checkpoint))[0]
+    source = open_sets([Path(data)], *shape_of(checkpoint), evaluating=True)[0]
     share, chosen = 1 / config.get("held_out", 20), "episodes" in named_options(data)[1]
     episodes = [each for each in source.episodes() if chosen or held_out(each.name, share)][:most]
     if not episodes:

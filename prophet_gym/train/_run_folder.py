@@ -129,9 +129,17 @@ def record_start(folder: Path, command: str, args: Any) -> None:
 
 
 def results_of(folder: Path) -> dict[str, Any]:
-    """Return where a training has put its checkpoint and its adapters, None for what is not there (yet)."""
+    """Return where a training has put its checkpoint and its adapters, None for what is not there (yet), and its end.
+
+    `trained` has each model's steps and its loss there, the running mean of the last hundred steps or so.
+    """
     made = {name: folder / name if (folder / name).is_dir() else None for name in ("checkpoint", "lora")}
-    return {"folder": folder, **made}
+    ends: dict[str, Any] = {}
+    for states in sorted((folder / "states").glob("*/")):
+        if found := _list_states(folder, states.name):
+            progress = read_json(found[-1] / _PROGRESS, CheckpointError)
+            ends[states.name] = {"steps": progress["step"], "loss": progress.get("loss")}
+    return {"folder": folder, **made, "trained": ends}
 
 
 def given_options(args: Any, usual: Any = None, prefix: str = "--") -> list[str]:
@@ -212,12 +220,15 @@ class States:
         self.accelerator.register_save_state_pre_hook(self._choose)
         self.accelerator.register_load_state_pre_hook(self._take)
 
-    def save(self, step: int, seconds: float, *, keep: int) -> None:
-        """Write the state after `step` steps, which all processes must do; then remove all but the newest `keep`."""
+    def save(self, step: int, seconds: float, *, loss: float, keep: int) -> None:
+        """Write the state after `step` steps, which all processes must do; then remove all but the newest `keep`.
+
+        `loss` is what the state is known by to people; nothing resumes from it.
+        """
         target = self.run / "states" / self.name / f"step-{step:08d}"
         own = {"random": torch.get_rng_state(), "state": [each.state_dict() for each in self.state]}
         others = gathered(own)
-        progress = json.dumps({"step": step, "seconds": seconds}) + "\n"
+        progress = json.dumps({"step": step, "seconds": seconds, "loss": loss}) + "\n"
         try:
             if self._sharded:
                 self._save_shards(target, others, progress)

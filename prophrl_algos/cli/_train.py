@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -123,7 +123,7 @@ def main(args: Args) -> dict[str, Any] | None:
         return None
     print(f"{newest(args.out)}: {trainer.done} update{'s' * (trainer.done != 1)}")
     print(command("evaluate", args, policy_weights=args.out))
-    print(f"  prophrl report {shlex.quote(str(args.out))}")
+    print(f"  prophrl report {quote(str(args.out))}")
     return {"folder": args.out, "state": newest(args.out), "updates": trainer.done}
 
 

@@ -98,7 +98,7 @@ def choose(source: str | Path) -> Choice:
     if name in BUNDLED or path.exists() or name.startswith(("/", ".", "~")) or "/" not in name:
         folder = resolve(name, BUNDLED)
     else:
-        folder = fetch(parse_hub_name(name), only=FETCHED)
+        folder = fetch(parse_hub_name(name), only=FETCHED, sought=True)
     config = read_json(folder / CONFIG)
     for adapter, family in FAMILIES.items():
         if (reason := family.recognises(config)) is not None:

@@ -1,5 +1,7 @@
 """The `prophet` command finds its subcommands and says in one line what went wrong."""
 
+import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -22,6 +24,11 @@ def test_help_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", probe], check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
+def test_inspect_loads_no_network_before_it_counts_one():
+    probe = "import sys, prophet_gym.train._inspect; sys.exit('prophet_gym.prophet' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_its_options(name, capsys):
     module = import_module(COMMANDS[name].module)
@@ -33,6 +40,33 @@ def test_every_command_explains_its_options(name, capsys):
     for field, hint in get_type_hints(module.Args, include_extras=True).items():
         positional = Positional in getattr(hint, "__metadata__", ())
         assert (field.upper() if positional else f"--{field.replace('_', '-')}") in printed
+        text = documented(module.Args, field)
+        assert text, f"{field} needs a text below it, or a comment behind it"
+        assert text in "".join(printed.replace("│", "").split()), f"the help must say what --{field} is"
+
+
+def documented(args, field):
+    """What the source of a class, or of one that it inherits from, says of a field, without white space."""
+    for part in args.__mro__[:-1]:
+        found = re.search(
+            rf'^    {field}: (?:[^\n#]*?# (?P<behind>[^\n]+)|.*?\n    """(?P<below>.*?)""")',
+            inspect.getsource(part),
+            re.DOTALL | re.MULTILINE,
+        )
+        if found:
+            return "".join((found["behind"] or found["below"]).split())
+    return ""
+
+
+def test_help_begins_with_the_options_of_the_command_and_breaks_no_text(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    places = [printed.index(f"--{name} ") for name in ("out", "data", "urdf", "quiet")]
+    assert places == sorted(places)
+    (line,) = [line for line in printed.splitlines() if "Recordings of `prophet collect` or" in line]
+    assert "of which the model reads the actions alone. (default: )" in line
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest(capsys):

@@ -1,6 +1,8 @@
 """Our recordings as a data set of the mixture, and as LeRobot data sets read back."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from pyarrow import parquet
 from prophet_gym.cli._export import Args, main
 from prophet_gym.data import LeRobotSource, ToolReading
 from prophet_gym.data._lerobot_export import CAMERA, POSE_NAMES, export_recording
+from prophet_gym.data._mixture import read_mixture_entry
 from prophet_gym.data._recording import (
     META,
     RecordingSource,
@@ -16,8 +19,11 @@ from prophet_gym.data._recording import (
     read_episode,
     write_episode,
 )
+from prophet_gym.data._stacked import StackedSource
+from prophet_gym.data._windows import as_given
 from prophet_gym.embodiments._kinematics import euler_to_matrix, quaternion_to_matrix
 from prophet_gym.errors import UnknownOptionError
+from prophet_gym.train._inspect import inspected, page
 
 from .conftest import grey, images, level, libero_episode
 
@@ -58,6 +64,8 @@ def test_an_export_reads_back_with_the_same_frames_and_actions(recording, tmp_pa
         np.testing.assert_array_equal(other.actions, one.actions[:-1])
         np.testing.assert_array_equal(other.frames(0, len(one)), one.frames(0, len(one)))
         assert (other.instruction, other.fps, other.robot) == (one.instruction, 20.0, "panda")
+        np.testing.assert_array_equal(one.success, one.sim.success)
+        assert other.success.any() == one.success.any()
 
 
 def test_the_gripper_is_where_the_recording_says_also_in_the_export(recording, tmp_path):
@@ -125,3 +133,36 @@ def test_official_starts_never_become_training_data(recording, tmp_path):
         RecordingSource(recording)
     with pytest.raises(ValueError, match="for evaluation only"):
         export_recording(recording, tmp_path / "set")
+
+
+def test_an_export_says_how_to_look_at_it_with_its_tools(recording, tmp_path, capsys):
+    found = main(Args(recording, tmp_path / "set"))
+    assert found["inspect"] in capsys.readouterr().out
+    told = inspected(shlex.split(found["inspect"])[-1])
+    assert "tool poses" not in told["missing"]
+    # 7 + 9 actions, of each the last without a frame after it.
+    assert (told["steps"], told["rows"]) == (14, 16)
+    assert "rows      16: an episode's last action is left out" in page(told)
+
+
+def test_the_bundled_episodes_are_a_recording_that_is_exported_and_not_trained_on(tmp_path, capsys):
+    found = inspected("bundled")
+    assert (found["episodes"], found["starts"]) == (4, "official")
+    main(Args(Path("bundled"), tmp_path / "set"))
+    assert "train nothing on it" in capsys.readouterr().out
+    told = inspected(str(tmp_path / "set"))
+    assert told["starts"] == "official"
+    assert "trains    nothing" in page(told)
+    for read in (
+        lambda: RecordingSource("bundled"),
+        lambda: StackedSource(f"lerobot:{tmp_path / 'set'}"),
+        lambda: read_mixture_entry(f"{tmp_path / 'set'},camera={CAMERA}", {"given": as_given}),
+    ):
+        with pytest.raises(ValueError, match="official initial states, which are for evaluation only"):
+            read()
+
+
+def test_a_folder_named_bundled_is_itself(recording, tmp_path, monkeypatch):
+    recording.rename(tmp_path / "bundled")
+    monkeypatch.chdir(tmp_path)
+    assert len(RecordingSource("bundled")) == 2

@@ -11,6 +11,7 @@ from torch import nn
 
 from prophet_gym.train import _fit
 from prophet_gym.train._fit import FitConfig, fit
+from prophet_gym.train._run_folder import results_of
 
 pytest.importorskip("tensorboard")
 
@@ -39,6 +40,15 @@ def newest(folder, part="progress.json"):
 def test_it_learns(tmp_path):
     average = run(tmp_path, 400)
     torch.testing.assert_close(average.weight, torch.ones(1, 3), atol=0.05, rtol=0)
+
+
+def test_the_results_of_a_run_have_its_steps_and_its_loss(tmp_path):
+    run(tmp_path / "short", 20)
+    run(tmp_path / "long", 400)
+    short, long = (results_of(tmp_path / name)["trained"]["line"] for name in ("short", "long"))
+    assert (short["steps"], long["steps"]) == (20, 400)
+    assert 0 < long["loss"] < short["loss"]
+    assert results_of(tmp_path / "nothing")["trained"] == {}
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):

@@ -28,16 +28,24 @@ def resolve(weights: str, bundled: Mapping[str, Path], needs: str | None = None)
         name = parse_hub_name(weights)
     except MissingWeightsError:
         raise missing from None
-    return fetch(name, needs=needs)
+    return fetch(name, needs=needs, sought=True)
 
 
-def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = None, *, again: bool = False) -> Path:
+def fetch(
+    name: HubName,
+    only: Sequence[str] | None = None,
+    needs: str | None = None,
+    *,
+    again: bool = False,
+    sought: bool = False,
+) -> Path:
     """Fetch a repository, or one file of it, into the Hub's cache and return where it lies.
 
     `only` has patterns of the files wanted, e.g. `vae/*`. A whole repository must have the file `needs`, which is
-    looked for before the rest is fetched. With `again` what the cache has of it is replaced. MissingWeightsError where
-    it cannot be reached, does not exist or asks for a licence or token; CheckpointError where a file is not the one
-    that the manifest names.
+    looked for before the rest is fetched. With `again` what the cache has of it is replaced. `sought` says that a
+    folder or file of this name was looked for first, which an error then tells. MissingWeightsError where it cannot be
+    reached, does not exist or asks for a licence or token; CheckpointError where a file is not the one that the
+    manifest names.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -68,10 +76,11 @@ def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = 
     except Exception as error:
         what = f"the file {name.file} of the Hub repository" if name.file else "the Hub repository"
         at = f"revision {name.revision}" if name.revision else "its newest revision"
+        here = f"there is no folder or file {name} here, and we " if sought else ""
         raise MissingWeightsError(
-            f"could not get {what} {name.repo} at {at}: {first_line(error)}; neither the Hub nor its local cache has "
-            "it for us: check the name, the network (HF_HUB_OFFLINE) and, for a gated repository, its licence and your "
-            "token (hf auth login); weights='bundled' works without a network"
+            f"{here}could not get {what} {name.repo} at {at}: {first_line(error)}; neither the Hub nor its local cache "
+            "has it for us: check the name, the network (HF_HUB_OFFLINE) and, for a gated repository, its licence and "
+            "your token (hf auth login); weights='bundled' works without a network"
         ) from error
     require_hashes(folder, names)
     return found
@@ -85,6 +94,7 @@ def fetch_data_set(name: str) -> Path:
         return Path(snapshot_download(name, repo_type="dataset"))
     except Exception as error:
         raise FileNotFoundError(
-            f"no data set at {name}: it is no folder here, and the Hub says: {first_line(error)}; check the name, the "
-            "network (HF_HUB_OFFLINE) and, for a gated data set, your token (hf auth login)"
+            f"no data set at {name}: there is no such folder here. If it is on the Hub, check the name, the network "
+            "(HF_HUB_OFFLINE) and, for a gated data set, your token (hf auth login); the Hub says: "
+            f"{first_line(error)}"
         ) from error

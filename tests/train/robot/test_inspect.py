@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from prophet_gym.cli.main import main
 from prophet_gym.prophet._presets import action_transformer
@@ -94,3 +95,12 @@ def test_a_set_named_with_its_camera_is_not_said_to_train_what_prophet_train_ref
     assert "trains    the full Prophet, by this name" in page
     assert "missing   tool poses: no action frames are drawn, and actions that depend on" in page
     assert "--urdf" not in page
+
+
+@pytest.mark.parametrize("name", ["datasets/my_set", "lerobot:my_set", "lerobot:datasets/my_set", "rlds:my_set"])
+def test_a_folder_that_is_not_there_is_said_before_the_hub_is_blamed(name, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit):
+        main(["inspect", name])
+    told = capsys.readouterr().err
+    assert f"no data set at {name.removeprefix('lerobot:').removeprefix('rlds:')}: there is no such folder" in told
