@@ -169,7 +169,7 @@ def _read(title: str, usual: Any, command: Command, words: Sequence[str]) -> tup
     made = make_dataclass("Args", options, bases=(usual,), frozen=True)
     made.__doc__ = _described(usual)
     # What a command is about comes first: its own options, then those that it shares with others, then `options`.
-    own = set(usual.__annotations__) if is_dataclass(usual) else set()
+    own = set(vars(usual).get("__annotations__", ()))
     place = {each.name: (each.name not in own) for each in fields(usual)} | {each[0]: 2 for each in options}
     made.__dataclass_fields__ = {each.name: each for each in sorted(fields(made), key=lambda each: place[each.name])}
     given: Any = tyro.cli(made, prog=title, args=words)

@@ -142,20 +142,20 @@ def fit(
     began = time.monotonic() - spent  # runs before a kill are counted
     used = lambda: 0.0 if math.isinf(config.minutes) else run.since(began) / (60 * config.minutes)  # noqa: E731
     scheduler = run.scheduler(done, used)
-    saved, unsaved, loss = time.monotonic(), False, math.nan
+    saved, unsaved, latest = time.monotonic(), False, math.nan
     with run.watched(), _log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
         for index in range(done, config.steps):
             if used() >= 1:
                 break
-            loss = log(index, run.step(index))
+            latest = log(index, run.step(index))
             scheduler.step()
             done, unsaved = index + 1, True
             if states is not None and run.since(saved) > config.save_every:
-                states.save(done, time.monotonic() - began, loss=loss, keep=config.keep)
+                states.save(done, time.monotonic() - began, loss=latest, keep=config.keep)
                 saved, unsaved = time.monotonic(), False
         # A run that had nothing left to do leaves its state as it was.
         if states is not None and unsaved:
-            states.save(done, time.monotonic() - began, loss=loss, keep=config.keep)
+            states.save(done, time.monotonic() - began, loss=latest, keep=config.keep)
     return run.averaged(model)
 
 
