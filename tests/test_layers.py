@@ -12,7 +12,7 @@ LAYERS = [
     {"_registration", "errors"},
     {"_checks", "specs"},
     {"estimates", "_io", "_arguments"},
-    {"world_model", "_viewer"},
+    {"world_model"},
     {"_batches"},
     {"embodiments", "rewards", "envs"},
     {"data"},

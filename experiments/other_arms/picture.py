@@ -11,7 +11,7 @@ import imageio.v3 as iio
 
 from experiments.other_arms.figures import NAMES
 from experiments.other_arms.run import THIRD
-from prophet_gym._io.panels import contact_sheet, stack
+from prophet_gym._io.pictures.panels import contact_sheet, stack
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.evaluation._dreams import dreamt_frames
 from prophet_gym.train._robot import kept_out

@@ -20,7 +20,7 @@ from experiments.reinforce_in_dream.episodes import seeds_of
 from experiments.reinforce_in_dream.files import EVALUATIONS, IMAGES, Place, read_lines, read_policy
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES
 from experiments.reinforce_in_dream.run import cells_of, evaluation_seed
-from prophet_gym._io.panels import side_by_side, stack, write_animation
+from prophet_gym._io.pictures.panels import side_by_side, stack, write_animation
 from prophrl_algos._named import make_env
 from prophrl_algos.flow import FlowPolicy, FlowSchedule, sample
 from prophrl_algos.rollout._collect import env_actions

@@ -57,7 +57,7 @@ class Scene:
 def main(args: Args) -> dict[str, Any]:
     import imageio.v3 as iio
 
-    from prophet_gym._io.panels import contact_sheet, stack, write_animation, write_mp4
+    from prophet_gym._io.pictures.panels import contact_sheet, stack, write_animation, write_mp4
     from prophet_gym._io.progress import doing, progress
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation._report import machine, table
@@ -139,7 +139,7 @@ def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps
 
 def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
     """Yield the labelled images of a scene's video."""
-    from prophet_gym._io.panels import side_by_side
+    from prophet_gym._io.pictures.panels import side_by_side
 
     for i in range(scene.steps + 1):
         panels = {label: video[i] for label, video in scene.videos.items()}

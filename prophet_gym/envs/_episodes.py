@@ -23,7 +23,7 @@ from prophet_gym.envs._sub_env import Row, Usage, as_array
 from prophet_gym.specs import CAMERAS, FIRST_CAMERA, STATE_NAMES, ActionSpec
 
 if TYPE_CHECKING:
-    from prophet_gym._viewer import Viewer
+    from prophet_gym._io.pictures.viewer import Viewer
 
 RENDER_MODES = ("rgb_array", "rgb_array_list", "human")
 EVERY_FRAME = ("rgb_array_list", "human")
@@ -263,7 +263,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         """Show in the browser what is new, the first sub-environments side by side, each under its instruction."""
         if self.render_mode != "human":
             return
-        from prophet_gym._viewer import Viewer
+        from prophet_gym._io.pictures.viewer import Viewer
 
         self._viewer = self._viewer or Viewer(self.fps)
         videos = {}

@@ -193,7 +193,7 @@ def view_of(start: "InitialState", robot: "Embodiment") -> tuple[list[int], list
 
 def encode_clip(message: Mapping[str, Any]) -> bytes:
     """Return an animated WebP of videos side by side, each uint8 (t, h, w, 3); ValueError for anything else."""
-    from prophet_gym._io.panels import side_by_side, write_animation
+    from prophet_gym._io.pictures.panels import side_by_side, write_animation
 
     given, text, fps = message.get("videos"), str(message.get("text", ""))[:200], message.get("fps")
     videos: Mapping[str, Any] = given if isinstance(given, Mapping) else {}

@@ -6,7 +6,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from prophet_gym._io.panels import GAP, STRIP, side_by_side, write_animation
+from prophet_gym._io.pictures.panels import GAP, STRIP, side_by_side, write_animation
 from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli._demo import DREAM, LIBERO, OTHER, Args, demo_episodes, dream_scene
 from prophet_gym.cli.main import main

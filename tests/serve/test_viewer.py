@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from prophet_gym._viewer import Viewer
+from prophet_gym._io.pictures.viewer import Viewer
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
 from prophet_gym.testing import CountingWorldModel, counting_starts
 from tests.serve.conftest import wait_until

@@ -10,7 +10,7 @@ import numpy as np
 
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.files import read_json, reading
-from prophet_gym._io.panels import side_by_side, write_animation
+from prophet_gym._io.pictures.panels import side_by_side, write_animation
 
 FOLDER, _INDEX = "films", "films.json"
 _SIDE = 192

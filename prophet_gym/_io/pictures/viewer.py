@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from prophet_gym._io.panels import side_by_side
+from prophet_gym._io.pictures.panels import side_by_side
 
 PATIENCE = 5.0
 """Seconds to wait for a browser that was asked to open the page."""
