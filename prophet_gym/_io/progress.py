@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,6 +59,11 @@ def doing(stage: str) -> Iterator[None]:
         bar.bar_format = "{desc} ... {elapsed}"
         bar.refresh()
         yield
+
+
+def share_no_lock() -> None:
+    """Keep bars of this process from a semaphore shared among processes, which one ended by force leaves behind."""
+    tqdm.set_lock(threading.RLock())
 
 
 def is_quiet() -> bool:

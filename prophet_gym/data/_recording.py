@@ -244,7 +244,8 @@ def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str,
     """Return what a recording's meta.json says; it must say what is in `needs` in words, e.g. `suite`."""
     path = recording_folder(folder) / META
     if not path.exists():
-        if not path.parent.exists():
+        # What has a kind before its name, such as `rlds:`, is no folder of ours, there or not.
+        if not path.parent.exists() and ":" not in str(folder):
             raise FileNotFoundError(f"there is no folder {folder}; `prophet collect --out` makes a recording")
         _refuse_other(str(folder))
         raise FileNotFoundError(f"{folder} is no recording (it has no {META}); `prophet collect --out` makes one")

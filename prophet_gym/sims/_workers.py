@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 
-from tqdm.auto import tqdm
-
+from prophet_gym._io.progress import share_no_lock
 from prophet_gym.errors import SimulatorLostError
 
 GUARD = (
@@ -67,8 +66,7 @@ def describe_end(process: BaseProcess, *, answered: bool) -> str:
 def _run(parent: int, target: Callable[..., None], arguments: tuple) -> None:
     """Run `target`, but not without the parent; where native code crashes, say where on stderr."""
     faulthandler.enable()
-    # Of its own accord tqdm shares a semaphore among processes, which one that is ended by force would leave behind.
-    tqdm.set_lock(threading.RLock())
+    share_no_lock()
     _end_with(parent)
     target(*arguments)
 

@@ -53,7 +53,7 @@ def train(tmp_path, processes, updates, launcher=TORCHRUN, *more):
     command = [sys.executable, *launch, str(script), *WORDS, str(updates), "--out", str(folder), *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[:3000]
-    assert done.stdout.count(f"{updates} updates") == 1
+    assert done.stdout.count(f"{updates} update{'s' * (updates != 1)}") == 1
     return read_metrics(folder)
 
 
