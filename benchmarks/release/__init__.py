@@ -1,1 +1,1 @@
-"""What is released: which files, what installing them takes, and whether a release can be made (`make release`)."""
+"""Say what is released: which files, what installing them takes, and whether a release can be made."""

@@ -48,7 +48,7 @@ MODELS = {
     "nothing_no_frames": Model(frames=False),
     "nothing_longer": Model(longer=True),
 }
-"""Each model by name; the last is a control that `--models` may leave out."""
+"""Name each model; the last is a control that `--models` may leave out."""
 PAIRS = {
     "two arms over Panda": ("two_arms", "panda"),
     "two arms over Sawyer": ("two_arms", "sawyer"),
@@ -61,7 +61,7 @@ PAIRS = {
     "action frames, Panda": ("panda", "panda_no_frames"),
     "action frames, nothing": ("nothing", "nothing_no_frames"),
 }
-"""What is compared, episode by episode: the first model's dreams over the second's."""
+"""Compare the first model's dreams with the second's, episode by episode."""
 
 
 def prophet(*words: str) -> None:

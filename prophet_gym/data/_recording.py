@@ -28,7 +28,7 @@ from prophet_gym.specs import FIRST_CAMERA, STATE_NAMES
 
 META = "meta.json"
 EXPORTED = "meta/recording.json"
-"""Where a LeRobot data set that was exported from a recording keeps the recording's meta.json."""
+"""Keep the recording's meta.json under this name in a LeRobot data set that was exported from it."""
 BUNDLED = "bundled"
 _BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints" / "libero_small" / "demo"
 _OFFICIAL = "official"

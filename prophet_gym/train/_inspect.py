@@ -47,7 +47,7 @@ class Args(Arguments):
     """Say what a data set has and lacks, and what `prophet train` would make of it; no image but the first is read."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A LeRobot data set (a folder, or `lerobot:owner/repo`), a recording of ours (`bundled` is one), or another
+    """LeRobot data set (a folder, or `lerobot:owner/repo`), a recording of ours (`bundled` is one), or another
     reader's files as `prophet pretrain` names them: `rlds:FOLDER`, `agibot:FOLDER`, `droid:FOLDER`, `bridge:FOLDER`,
     `libero:FILE`."""
     max_episodes: Count | None = None

@@ -1,4 +1,4 @@
-"""The arm of docs/how-to/robot.md is recorded without lerobot, as the reader expects it."""
+"""Record the arm of docs/how-to/robot.md without lerobot, as the reader expects it."""
 
 import sys
 

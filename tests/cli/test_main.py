@@ -46,7 +46,7 @@ def test_every_command_explains_its_options(name, capsys):
 
 
 def documented(args, field):
-    """What the source of a class, or of one that it inherits from, says of a field, without white space."""
+    """Return what the source of a class, or of a base of it, says of a field, without white space."""
     for part in args.__mro__[:-1]:
         found = re.search(
             rf'^    {field}: (?:[^\n#]*?# (?P<behind>[^\n]+)|.*?\n    """(?P<below>.*?)""")',

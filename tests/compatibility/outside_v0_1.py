@@ -34,7 +34,7 @@ UPDATES = 3
 
 
 class Lamp:
-    """A world model: a grey room, which every action's first number makes lighter or darker."""
+    """Dream of a grey room, which every action's first number makes lighter or darker."""
 
     chunk, frame_size, action_dim = 8, (32, 32), 7
 
@@ -52,7 +52,7 @@ class Lamp:
 
 
 class Bright:
-    """A reward model: how light the newest frame is, and done where it is nearly white."""
+    """Reward how light the newest frame is, and call it done where it is nearly white."""
 
     when, stride, max_frames = "chunk", 1, 1
 
