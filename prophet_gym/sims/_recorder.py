@@ -243,7 +243,7 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     grace = 0.0
     try:
         # Before the clock of episodes: what is built the first time would count as theirs.
-        with doing("starting the simulator; the first time its light meshes are built, once, which takes minutes"):
+        with doing("starting the simulator; LIBERO builds its light meshes the first time, which takes minutes"):
             for _ in processes:
                 _next_message(ready, processes, heard=False)
         with progress(None, f"collect {plan.suite}", **about) as bar:
